@@ -1,0 +1,1 @@
+"""Turns pages into a book: page.md -> notebook -> executed once, kept -> HTML."""

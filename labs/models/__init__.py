@@ -1,0 +1,18 @@
+"""Architectures, loading and generation. Stock *Transformers* classes wherever they exist."""
+
+from labs.models.generation import assistant_message, generate, user_message
+from labs.models.loading import load_clip, load_lm, load_vlm
+from labs.models.tiny import build_tiny_clip, build_tiny_llava, build_tiny_lm, tiny_tokenizer
+
+__all__ = [
+    "assistant_message",
+    "build_tiny_clip",
+    "build_tiny_llava",
+    "build_tiny_lm",
+    "generate",
+    "load_clip",
+    "load_lm",
+    "load_vlm",
+    "tiny_tokenizer",
+    "user_message",
+]

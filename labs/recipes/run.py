@@ -1,0 +1,146 @@
+"""From a recipe to a run: the model, the data, and `train` on both."""
+
+from pathlib import Path
+
+from labs.errors import InputError
+from labs.recipes import DataSpec, ModelSpec, Recipe
+
+
+def run_recipe(
+    recipe: Recipe,
+    output_dir: str | Path | None = None,
+    resume: bool | str | Path | None = None,
+    on_ready=None,
+    on_log=None,
+):
+    """Train as the recipe says; returns (model, processor, TrainResult).
+
+    `on_ready(trainer)` is called once everything is built, before the first step.
+    """
+    from labs.train.stages import finish, prepare
+
+    config = recipe.train
+    if output_dir is not None:
+        config.output_dir = str(output_dir)
+    model, processor = build_model(recipe.model)
+    stage = recipe.stage
+    train_data = build_dataset(recipe.data, processor, stage)
+    eval_data = build_dataset(recipe.eval_data, processor, stage) if recipe.eval_data else None
+    trainer, peft_model = prepare(
+        model, processor, train_data, eval_data, config, stage=stage, on_log=on_log
+    )
+    if on_ready:
+        on_ready(trainer)
+    result = trainer.train(resume)
+    finish(trainer, processor, peft_model, recipe.model.name)
+    return model, processor, result
+
+
+def build_model(spec: ModelSpec):
+    """(model, processor or tokenizer) of a recipe's `model` section, in training precision."""
+    from labs import models
+
+    if spec.only_tiny:
+        raise InputError(
+            f"{spec.name} cannot be trained here at full size: {spec.only_tiny}.",
+            "Run the recipe with --tiny, or put its settings on a model you name (model.name=...).",
+        )
+    if spec.build:
+        model, processor = getattr(models, f"build_{spec.build}")(seed=spec.seed)
+    elif spec.assemble:
+        from labs.recipes.assemble import assemble_llava
+
+        model, processor = assemble_llava(**spec.assemble, dtype=spec.dtype, seed=spec.seed)
+    else:
+        loader = {"vlm": models.load_vlm, "lm": models.load_lm, "clip": models.load_clip}[spec.kind]
+        options = {"dtype": spec.dtype}
+        if spec.attn_implementation and spec.kind == "vlm":
+            options["attn_implementation"] = spec.attn_implementation
+        model, processor = loader(spec.name, **options)
+    if spec.parts:
+        from labs.recipes.assemble import copy_part
+
+        for part, source in spec.parts.items():
+            copy_part(model, part, source)
+    return model, processor
+
+
+def build_dataset(spec: DataSpec, processor, stage: str):
+    """The samples of a recipe's `data` section, encoded when they are asked for."""
+    if stage == "contrastive":
+        return pairs(spec)
+    from labs.data import ConversationDataset, Skips
+
+    skips = Skips(allow=spec.allow_skips)
+    if spec.path:
+        from labs.formats import read_conversations
+
+        root = {"image_root": spec.image_root} if spec.image_root else {}
+        conversations = read_conversations(spec.path, **root)
+        return ConversationDataset(
+            conversations, processor, spec.max_length, spec.overlong, skips=skips
+        )
+    world = world_of(spec)
+    dataset = ConversationDataset([world[0]], processor, spec.max_length, spec.overlong, skips=skips)
+    dataset.conversations = world  # drawn when asked for, not held
+    return dataset
+
+
+def world_of(spec: DataSpec):
+    """The stretch of the offline world's stream that a `world` section names."""
+    from labs.data.world import WorldDataset
+    from labs.settings import fill
+    from labs.shapes import Mix
+
+    mix = fill(Mix, spec.world.mix, "the recipe", prefix=("data", "world", "mix"))
+    return WorldDataset(spec.world.length, mix, spec.world.split, spec.world.seed)
+
+
+def pairs(spec: DataSpec):
+    """Image-text pairs: the first image and the first answer of each conversation."""
+    if spec.path:
+        from labs.formats import read_conversations
+
+        root = {"image_root": spec.image_root} if spec.image_root else {}
+        return Pairs(list(read_conversations(spec.path, **root)))
+    return CaptionPairs(spec.world)
+
+
+class Pairs:
+    """Conversations as image-text pairs; images are opened when asked for."""
+
+    def __init__(self, conversations: list):
+        self.conversations = [c for c in conversations if c.images]
+        if not self.conversations:
+            raise InputError("No conversation has an image to pair with a text.", "Check the data.")
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, index: int) -> dict:
+        from labs.formats import load_image
+
+        conversation = self.conversations[index]
+        answer = next((t.text for t in conversation.turns if t.role == "assistant"), None)
+        if answer is None:
+            raise InputError(f"Conversation {conversation.id} has no answer.", "Mend or drop it.")
+        return {"image": load_image(conversation.images[0]), "text": answer}
+
+
+class CaptionPairs:
+    """Scenes of the offline world with their captions."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def __len__(self) -> int:
+        return self.world.length
+
+    def __getitem__(self, index: int) -> dict:
+        from labs.shapes import make_record, seeded
+
+        rng = seeded("pair", self.world.seed, index, self.world.split)
+        language = "zh" if rng.random() < self.world.mix.get("chinese", 0.25) else "en"
+        number = self.world.seed * 100_000_000 + index
+        record = make_record("caption", number, self.world.split, language)
+        return {"image": record["image"], "text": record["conversations"][1]["value"]}

@@ -1,0 +1,194 @@
+"""Promises that the repository keeps as a whole: imports, style, generated files, versions."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import labs
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {path.name for path in (ROOT / "labs").iterdir() if (path / "__init__.py").exists()}
+
+# Anything may import these; they import nothing of labs but each other.
+ROOTS = {"errors", "settings", "__version__"}
+RANKS = (
+    {"formats", "shapes", "losses", "evaluation", "grading", "doctors"},
+    {"data", "models"},
+    {"train", "suites", "serving"},
+    {"zoo", "recipes", "bench", "cli"},
+)
+# Packages of the lower ranks that a package may use, where that is not all of them.
+ONLY = {
+    "doctors": {"formats"},
+    "data": {"formats", "shapes"},
+    "train": {"data", "models", "losses", "evaluation"},
+    "suites": {"data", "models", "evaluation", "shapes", "formats"},
+    "serving": {"models", "formats"},
+}
+PRIVATE_PATH = re.compile(
+    r"""(?:^|[\s"'(=:`])/(?:work|farm|root|opt/pypi)/|/home/\w+/|/Users/\w+/|\.library/"""
+)
+
+
+def rank(package: str) -> int:
+    return next(number for number, packages in enumerate(RANKS) if package in packages)
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """The parts of labs that a file of `labs/<package>` imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom) and node.level > 1:
+            raise AssertionError(f"labs/{package}: write imports in full, not with dots")
+        else:
+            continue
+        yield from {name.split(".")[1] for name in names if name.startswith("labs.")} - {package}
+
+
+def imports_of(folder: Path = ROOT / "labs") -> dict[str, set[str]]:
+    found = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder).parts
+        package = parts[0] if len(parts) > 1 else path.stem
+        found.setdefault(package, set()).update(imported(path.read_text(), package))
+    return found
+
+
+def forbidden(package: str, other: str) -> str | None:
+    """Why `package` may not import `other`; None where it may."""
+    if other in ROOTS:
+        return None
+    if package in ROOTS:
+        return "is imported by all, so imports none"
+    if other in ONLY.get(package, set()):
+        return None
+    if rank(other) > rank(package):
+        return "points upwards"
+    if package in ONLY:
+        return f"may use only {', '.join(sorted(ONLY[package]))}"
+    if rank(other) == rank(package) and rank(package) < len(RANKS) - 1:
+        return "has the same rank"
+    return None
+
+
+def test_every_package_has_a_rank():
+    assert set().union(*RANKS) >= PACKAGES
+
+
+def test_imports_never_point_upwards():
+    wrong = [
+        f"labs.{package} imports labs.{other}: {why}"
+        for package, others in imports_of().items()
+        if package != "__init__"
+        for other in others
+        if (why := forbidden(package, other))
+    ]
+    assert wrong == []
+
+
+def test_imports_have_no_circles():
+    graph = {package: others - ROOTS for package, others in imports_of().items()}
+    assert sum(map(len, graph.values())) > 5, "the reader of imports found hardly any"
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize(
+    ("package", "other"),
+    [("losses", "models"), ("formats", "shapes"), ("models", "data"), ("data", "losses")],
+)
+def test_a_wrong_import_is_noticed(package, other):
+    source = f"def f():\n    from labs.{other} import x\n"
+    assert [forbidden(package, found) is not None for found in imported(source, package)] == [True]
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def repository_files() -> list[Path]:
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff(arguments):
+    result = run(sys.executable, "-m", "ruff", *arguments, ".")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr
+
+
+def test_no_file_names_a_private_path():
+    found = []
+    for path in repository_files():
+        if path == Path(__file__) or "vendor" in path.parts:
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        here = path.relative_to(ROOT)
+        found += [
+            f"{here}:{n}: {line}" for n, line in enumerate(lines, 1) if PRIVATE_PATH.search(line)
+        ]
+    assert found == []
+
+
+@pytest.mark.parametrize("text", ['open("/root/x")', "see /home/anna/run", " /work/main/labs"])
+def test_a_private_path_is_noticed(text):
+    assert PRIVATE_PATH.search(text)
+
+
+def test_generated_exercises_are_current():
+    result = run(sys.executable, "-m", "labs.grading.generate", "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_version_and_changelog_agree():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[1] == labs.__version__
+
+
+def test_constraints_are_exact():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert "torch==2.13.0" in pins
+    assert [
+        pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", pin)
+    ] == []
+    names = [re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
+    assert len(names) == len(set(names))
+
+
+def test_every_dependency_is_pinned():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
+    names = {re.split(r"[;=<> ]", entry)[0].lower() for entry in wanted}
+    assert [name for name in sorted(names) if f"\n{name}==" not in pins] == []
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)[1]
+    targets = [t for t in phony.replace("\\\n", " ").split() if not t.startswith("setup-")]
+    told = run("make", "--no-print-directory").stdout
+    assert [t for t in targets if not re.search(rf"^  make {t} +\S", told, re.MULTILINE)] == []
+
+
+def test_scripts_stop_at_the_first_error():
+    assert "set -euo pipefail" in (ROOT / ".ci" / "run").read_text()
+    assert ".SHELLFLAGS := -euo pipefail -c" in (ROOT / "Makefile").read_text()
+    scripts = [path for path in repository_files() if path.suffix == ".sh"]
+    assert [p.name for p in scripts if "set -euo pipefail" not in p.read_text()] == []
