@@ -32,7 +32,7 @@ ONLY = {
     "serving": {"models", "formats"},
 }
 PRIVATE_PATH = re.compile(
-    r"""(?:^|[\s"'(=:`])/(?:work|farm|root|opt/pypi)/|/home/\w+/|/Users/\w+/|\.library/"""
+    r"""(?:^|[\s"'(=:`])/(?:work|farm|root|opt/pypi)/\w|/home/\w+/|/Users/\w+/|\.library/"""
 )
 
 

@@ -41,7 +41,7 @@ def files_below(path: Path) -> Iterator[Path]:
 
 def digest(paths: list[Path], root: Path = ROOT) -> str:
     """A hash of the names and contents of all files at and below `paths`."""
-    total = hashlib.sha256(platform.python_version().encode())
+    total = hashlib.sha256()
     for path in paths:
         for file in files_below(path):
             content = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -51,7 +51,7 @@ def digest(paths: list[Path], root: Path = ROOT) -> str:
 
 @cache
 def shared_digest() -> str:
-    return digest([ROOT / name for name in SHARED])
+    return platform.python_version() + digest([ROOT / name for name in SHARED])
 
 
 def key(page: Page) -> str:

@@ -64,7 +64,7 @@ def show(
         console.print(summary(one), style="bold", markup=False)
         console.print(as_text(one))
     legend = "  ".join(f"[{style}]{name}[/]" for name, style in KINDS.values())
-    console.print(f"\n{legend}  [green]\\[\\[…]][/] = carries loss")
+    console.print(f"\n{legend}")
 
 
 def _conversations(sample: str, count: int, image_root: str | None) -> list:

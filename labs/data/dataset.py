@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from labs.data.encode import Overlong, encode
+from labs.data.encode import Overlong, check_overlong, encode
 from labs.data.skips import Skip, Skips
 from labs.data.template import ChatFormat
 from labs.errors import InputError
@@ -20,7 +20,8 @@ class ConversationDataset(Dataset):
     conversations: a path (LLaVA JSON or JSONL), or an iterable of Conversations or records. Only
     texts and paths are held; images are opened when a sample is asked for, also in DataLoader
     workers.
-    max_length, overlong: as in `encode`.
+    max_length, overlong: as in `encode`; with overlong="error" every sample that cannot be encoded
+    is an error, not a skip.
 
     A sample that cannot be used is counted in `skips` by reason, and the next usable one after it
     takes its place, so that batches keep their size and their number on every rank; a training loop
@@ -41,13 +42,12 @@ class ConversationDataset(Dataset):
         if isinstance(conversations, str | os.PathLike):
             conversations = read_conversations(conversations)
         self.conversations = [
-            item
-            if isinstance(item, Conversation)
-            else parse_conversation(item, f"record {number}")
+            item if isinstance(item, Conversation) else parse_conversation(item, f"record {number}")
             for number, item in enumerate(conversations, 1)
         ]
         if not self.conversations:
             raise InputError("The data set is empty.", "Check the path and what was selected.")
+        check_overlong(overlong)
         self.processor, self.max_length, self.overlong = processor, max_length, overlong
         self.skips = skips if skips is not None else Skips()
         ChatFormat.of(processor).locate(self.conversations[0])
@@ -82,7 +82,7 @@ class ConversationDataset(Dataset):
         try:
             return encode(opened, self.processor, self.max_length, self.overlong)
         except InputError as error:
-            if self.overlong == "error" and "max_length" in error.what:
+            if self.overlong == "error":
                 raise
             raise Skip("template", error.what) from None
 

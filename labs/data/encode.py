@@ -1,7 +1,7 @@
 """One conversation as the tensors a model takes: tokens, labels and pixels, within a length."""
 
 import weakref
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from PIL import Image
@@ -15,7 +15,10 @@ Overlong = Literal["skip", "truncate", "error"]
 
 
 def encode(
-    conversation: Conversation, processor, max_length: int | None = None, overlong: Overlong = "skip"
+    conversation: Conversation,
+    processor,
+    max_length: int | None = None,
+    overlong: Overlong = "skip",
 ) -> dict:
     """Encode one conversation.
 
@@ -32,6 +35,7 @@ def encode(
 
     Raises Skip("no_label") if no token is left to learn, InputError for a missing or broken image.
     """
+    check_overlong(overlong)
     images = [load_image(image) for image in conversation.images]
     pixels, replacements = process_images(images, processor, conversation.id)
     tokens = build_labels(conversation, processor, replacements)
@@ -54,6 +58,12 @@ def encode(
         **pixels,
         "num_image_tokens": [end - start for start, end in tokens.image_spans],
     }
+
+
+def check_overlong(overlong: str) -> None:
+    """Raise InputError for a policy that there is not."""
+    if overlong not in get_args(Overlong):
+        raise InputError(f"overlong = {overlong!r} is unknown.", "Use skip, truncate or error.")
 
 
 def process_images(
@@ -86,11 +96,11 @@ def _fit(tokens: Tokens, max_length: int, overlong: Overlong, name: str) -> tupl
     length = len(tokens.input_ids)
     message = f"Sample {name} has {length} tokens, more than max_length = {max_length}"
     if overlong == "error":
-        raise InputError(f"{message}.", 'Raise max_length, or set overlong to "skip" or "truncate".')
+        raise InputError(
+            f"{message}.", 'Raise max_length, or set overlong to "skip" or "truncate".'
+        )
     if overlong == "skip":
         raise Skip("overlong", f"{message}.")
-    if overlong != "truncate":
-        raise InputError(f"overlong = {overlong!r} is unknown.", "Use skip, truncate or error.")
     end, spans = max_length, []
     for span in tokens.image_spans:
         if span[1] > max_length:

@@ -30,9 +30,7 @@ class Tokens:
     image_spans: list[tuple[int, int]]
 
 
-def build_labels(
-    conversation: Conversation, processor, replacements: Sequence[str] = ()
-) -> Tokens:
+def build_labels(conversation: Conversation, processor, replacements: Sequence[str] = ()) -> Tokens:
     """Tokenise a conversation with its chat template and label what the assistant says.
 
     labels[t] = input_ids[t] if token t overlaps an answer or its end-of-turn token, else -100.

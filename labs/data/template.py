@@ -10,6 +10,7 @@ import dataclasses
 import re
 import weakref
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jinja2
 
@@ -49,7 +50,7 @@ class _Skeleton:
 class ChatFormat:
     """The chat template of one processor or tokenizer. `ChatFormat.of(processor)` is cached."""
 
-    _cache: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
+    _cache: ClassVar[weakref.WeakKeyDictionary] = weakref.WeakKeyDictionary()
 
     @classmethod
     def of(cls, processor) -> "ChatFormat":

@@ -48,7 +48,8 @@ def check_file(path: str | os.PathLike, what: str = "file") -> bytes:
         ) from None
     except IsADirectoryError:
         raise InputError(
-            f"{path} is a folder where a {what} was expected.", "Give the path of one file in it."
+            f"{path} is a folder, where one {what} was expected.",
+            "Give the path of one file in it.",
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -40,8 +40,8 @@ def load_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # checked below, for all
+                "ignore"
+            )  # size is checked below; damaged metadata harms no pixel
             with Image.open(source) as image:
                 return _to_rgb(image, name, max_pixels)
     except UnidentifiedImageError:
@@ -50,7 +50,8 @@ def load_image(
             "Look at its first bytes (`file` names the format) and convert it to JPEG or PNG.",
         ) from None
     except Image.DecompressionBombError:
-        raise _too_large(name, "more than Pillow's limit of", max_pixels) from None
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise _too_large(name, "more pixels than Pillow's own limit of", limit) from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         # Pillow reports broken files by any of these, by format.
         raise InputError(
@@ -103,7 +104,8 @@ def _decode_url(url: str) -> bytes:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise InputError(
-            f"The data URL {url[:40]!r} is not base64.", "Write it as data:image/png;base64,…"
+            f"The data URL {url[:40]!r} is not base64.",
+            "Write it as data:image/png;base64, and then the bytes.",
         ) from None
     if kind := impostor(data[:512]):
         raise InputError(f"The data URL holds {kind}, not an image.", "Encode the image itself.")

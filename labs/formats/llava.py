@@ -185,8 +185,10 @@ def _stream_list(file: TextIO, path: Path) -> Iterator[dict]:
         skip_space()
         try:
             record, end = decode(window, position)
-            # A number at the very end of the window may go on in the next one; an object may not.
-            complete = end < len(window) or ended
+            # A bare number may go on beyond the window: "1" may be the start of "1.5".
+            after = window[end : end + 1]
+            whole = isinstance(record, dict | list | str) or (after and after in ",]" + _SPACE)
+            complete = whole or ended
         except json.JSONDecodeError as error:
             # Only an error near the window's end can be a cut: elsewhere the text itself is wrong.
             if ended:

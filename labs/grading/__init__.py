@@ -73,6 +73,8 @@ all zeros unless `scale=` declares the absolute size. Then:
 - `check.probe(function, *args, target=…)`: runs `function(answer, *args)` where the answer lives,
   for what cannot be done from outside (set LoRA's B, run a backward, count). It travels as text:
   torch, np, Tensor only; import the rest inside.
+  Random numbers inside an answer (initialisation) differ from writing to writing: let a probe look
+  and return a bool or a count, so that a mistake can still be recognised.
 - `check.measure(*args)` -> Cost(operations, largest, bytes, synchronisations); then
   `check.cost(…)` with a count or a ratio to the naive way, measured the same way by
   `measure_ours(naive, *args)`. Never seconds.

@@ -182,7 +182,8 @@ class Check:
         `oracle(*args, **kwargs)` computes what is wanted another way than the reference does. The
         type, shape and dtype wanted are those of its result. `gradient` names arguments whose
         gradients are compared with the oracle's autograd (`of`: the field or index of the result
-        to differentiate). `keep_inputs`: the arguments must not be changed. Returns the results.
+        to differentiate). `scale` declares the absolute size where what is wanted may be zero
+        everywhere, for values and gradients. `keep_inputs`: the arguments must not be changed. Returns the results.
         """
         if target is None and not self.reached:
             self.found()
@@ -209,7 +210,7 @@ class Check:
         if gradient:
             self._stage("gradient")
             for i, got, want in slopes:
-                self._compare_gradient(i, got, want, rtol)
+                self._compare_gradient(i, got, want, rtol, scale)
         if keep_inputs:
             self._stage("invariants")
             for i, record in enumerate(records, first):
@@ -410,7 +411,9 @@ class Check:
             slopes.append((len(self.records) - 1, outcome, want))
         return slopes
 
-    def _compare_gradient(self, index: int, got: Outcome, want: dict, rtol: float) -> None:
+    def _compare_gradient(
+        self, index: int, got: Outcome, want: dict, rtol: float, scale: float | None
+    ) -> None:
         if got.error and got.error["type"] == "Detached":
             self._fail(
                 "gradient",
@@ -422,7 +425,7 @@ class Check:
             )
         self._raise_if_stopped(self.records[index], index)
         for name, slope in want.items():
-            difference = first_difference(got.value[name], slope, rtol=max(rtol, 1e-4))
+            difference = first_difference(got.value[name], slope, rtol=max(rtol, 1e-4), scale=scale)
             if difference:
                 difference.stage = "gradient"
                 difference.sentence = f"The gradient with respect to {name} is wrong."

@@ -126,4 +126,4 @@ def _source(value: object) -> str:
 def _rounded(value):
     if isinstance(value, list):
         return [_rounded(v) for v in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    return float(f"{value:.9g}") if isinstance(value, float) else value

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 OURS = ("labs", "solutions", "chapters")
@@ -67,7 +69,8 @@ def guard_imports(path: str, forbid: tuple[str, ...], text: str) -> None:
     real_import, real_module = builtins.__import__, importlib.import_module
 
     def guarded_import(name, globals=None, locals=None, fromlist=(), level=0):
-        if level == 0 and by_learner(globals) and (sentence := refusal(name, forbid)):
+        space = sys._getframe(1).f_globals if globals is None else globals
+        if level == 0 and by_learner(space) and (sentence := refusal(name, forbid)):
             raise Refused(sentence)
         return real_import(name, globals, locals, fromlist, level)
 
@@ -103,7 +106,28 @@ def guard_writes(folder: str) -> None:
             for path in args[: CHANGES_FILES[event]]:
                 check(path)
 
+    _check_native_writers(check)
     sys.dont_write_bytecode = True
     os.chdir(inside)
     os.environ["TMPDIR"] = tempfile.tempdir = inside
     sys.addaudithook(hook)
+
+
+def _check_native_writers(check: Callable[[object], None]) -> None:
+    """PyTorch and safetensors open files below Python, where no audit event is raised."""
+    import safetensors.torch
+    import torch
+
+    save, serialize = torch.save, safetensors.torch.serialize_file
+
+    @functools.wraps(save)
+    def checked_save(obj, f, *args, **kwargs):
+        check(f)
+        return save(obj, f, *args, **kwargs)
+
+    def checked_serialize(tensors, path, *args, **kwargs):
+        check(path)
+        return serialize(tensors, path, *args, **kwargs)
+
+    torch.save = torch.serialization.save = checked_save
+    safetensors.torch.serialize_file = checked_serialize

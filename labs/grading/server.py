@@ -21,7 +21,15 @@ import socket
 import sys
 import time
 
-PRELOAD = ("torch", "numpy", "safetensors.torch", "jaxtyping", "transformers")
+# torch._dynamo comes with the first optimizer or dispatch mode: better once than in every child.
+PRELOAD = (
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "safetensors.torch",
+    "jaxtyping",
+    "transformers",
+)
 
 
 def main(fd: int) -> None:

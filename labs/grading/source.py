@@ -140,10 +140,14 @@ def shown_answer(exercise: Exercise) -> str:
 
 def model_answer(exercise: Exercise) -> str:
     """The comment lines between the markers of an explain exercise, as Markdown."""
-    lines = of_answer(exercise.answer).code(of_answer(exercise.answer).node(exercise.answer))
-    inside = lines.split(BEGIN, 1)[-1].split(END, 1)[0].strip("\n")
-    text = textwrap.dedent(inside).strip()
-    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines())
+    file = of_answer(exercise.answer)
+    # Comments after the last statement belong to no node: read on from the definition.
+    rest = "\n".join(file.lines[file.node(exercise.answer).lineno :])
+    if BEGIN not in rest or END not in rest:
+        raise GraderError(f"{exercise.name}: the model answer lies between {BEGIN} and {END}.")
+    inside = rest.split(BEGIN, 1)[1].split(END, 1)[0].strip("\n")
+    lines = textwrap.dedent(inside).strip().splitlines()
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
 
 def standalone(answer: Callable, *others: Callable) -> str:

@@ -145,7 +145,9 @@ def _parameters(target: Callable) -> list[tuple[str, bool]]:
 def _gradient(
     target: Callable, args: tuple, kwargs: dict, names: tuple[str, ...], of: str | None
 ) -> dict[str, torch.Tensor]:
-    bound = inspect.signature(target).bind(*args, **kwargs)
+    # A module's own signature is (*args, **kwargs): the names are those of forward.
+    named = target.forward if isinstance(target, torch.nn.Module) else target
+    bound = inspect.signature(named).bind(*args, **kwargs)
     inputs = {}
     for name in names:
         inputs[name] = bound.arguments[name].detach().clone().requires_grad_()

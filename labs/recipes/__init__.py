@@ -5,6 +5,7 @@
     description: one line
     sources: [repository path @ commit, arXiv number, ...]
     unverified: [each value that was not read in a source, and why]
+    differences: [what the published run does and this one does not]
     model:
       name: llava-hf/llava-1.5-7b-hf      # zoo name, local folder or hub id, or instead of it
       build: tiny_llava                   #   tiny_llava | tiny_lm | tiny_clip with random weights
@@ -17,6 +18,7 @@
       path: conversations.json            # LLaVA JSON or JSONL, or instead of it
       image_root: images
       world: {length: 20000, split: train, seed: 0, mix: {turns: 6, chinese: 0.25}}   # shapes
+                                          # lessons: [{length: 6400, mix: {...}}] come before mix
       max_length: 2048
       overlong: skip                      # skip | truncate | error
     train: {learning_rate: 1e-3, ...}     # any field of labs.train.TrainConfig
@@ -58,10 +60,22 @@ class ModelSpec:
 
 
 @dataclass
+class Lesson:
+    """The first `length` conversations of a stream, of a mix of their own."""
+
+    length: int
+    mix: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class WorldSpec:
-    """A stretch of the offline world's stream."""
+    """A stretch of the offline world's stream.
+
+    `lessons` come first, in order; `length` counts them too. Set `train.shuffle: false` with them.
+    """
 
     length: int = 10_000
+    lessons: list[Lesson] = field(default_factory=list)
     split: Literal["train", "val", "test"] = "train"
     seed: int = 0
     mix: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +121,7 @@ class Recipe:
     needs: Needs = field(default_factory=Needs)
     sources: list[str] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
     tiny: dict[str, Any] = field(default_factory=dict)
 
 

@@ -77,9 +77,15 @@ def build_dataset(spec: DataSpec, processor, stage: str):
 
         root = {"image_root": spec.image_root} if spec.image_root else {}
         conversations = read_conversations(spec.path, **root)
-        return ConversationDataset(
+        dataset = ConversationDataset(
             conversations, processor, spec.max_length, spec.overlong, skips=skips
         )
+        # Characters are length enough for grouping (LLaVA counts words), and need no tokeniser.
+        dataset.lengths = [
+            sum(len(turn.text) for turn in c.turns) * (1 if c.images else -1)
+            for c in dataset.conversations
+        ]
+        return dataset
     world = world_of(spec)
     dataset = ConversationDataset([world[0]], processor, spec.max_length, spec.overlong, skips=skips)
     dataset.conversations = world  # drawn when asked for, not held
@@ -92,8 +98,10 @@ def world_of(spec: DataSpec):
     from labs.settings import fill
     from labs.shapes import Mix
 
-    mix = fill(Mix, spec.world.mix, "the recipe", prefix=("data", "world", "mix"))
-    return WorldDataset(spec.world.length, mix, spec.world.split, spec.world.seed)
+    world, prefix = spec.world, ("data", "world", "mix")
+    mix = fill(Mix, world.mix, "the recipe", prefix=prefix)
+    lessons = [(x.length, fill(Mix, x.mix, "the recipe", prefix=prefix)) for x in world.lessons]
+    return WorldDataset(world.length, mix, world.split, world.seed, lessons)
 
 
 def pairs(spec: DataSpec):

@@ -8,8 +8,8 @@ from labs.shapes.digits import sample_digits
 from labs.shapes.vocabulary import CELLS, COLOURS, KINDS, PARTNER, SIZES
 
 SPLITS = ("train", "val", "test")
-RADIUS = {"small": 0.085, "large": 0.15}  # of the image's side
-JITTER = {"small": 0.055, "large": 0.012}  # keeps every shape inside its cell
+RADIUS = {"small": 0.1, "large": 0.155}  # of the image's side
+JITTER = {"small": 0.045, "large": 0.009}  # keeps every shape inside its cell
 COUNTS = ((1, 0.15), (2, 0.3), (3, 0.3), (4, 0.25))
 PARTNER_RATE = 0.5
 

@@ -118,6 +118,11 @@ class Trainer:
         )
 
         self.names = self._names_that_ever_train()
+        if config.mixed_precision != "no":
+            # An update far below a weight's last bit is lost: in bfloat16 that is most of them.
+            for name, parameter in self.model.named_parameters():
+                if name in self.names:
+                    parameter.data = parameter.data.float()
         freeze(self.model, self._policies_at(0))
         if config.gradient_checkpointing:
             _enable_checkpointing(self.model)
@@ -458,11 +463,16 @@ def _accelerator(config: TrainConfig):
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision="no")  # "no" cannot fail and tells the device
+    if config.mixed_precision == "no":
+        return accelerator
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would say nothing and train in float32.
+        raise InputError("`mixed_precision: fp16` needs a GPU.", "Use bf16, or no, on a CPU.")
+    AcceleratorState._reset_state()
     try:
         return Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
-        if config.mixed_precision == "no":
-            raise
         raise InputError(
             f"`mixed_precision: {config.mixed_precision}` cannot be used here: {error}",
             "Use bf16 or no.",

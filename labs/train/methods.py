@@ -95,7 +95,8 @@ def _peft(model: nn.Module, config: TrainConfig) -> nn.Module:
 def quantise_nf4(model: nn.Module, names: list[str], config: TrainConfig) -> None:
     """Replace these linear layers by 4-bit NF4 ones with double quantisation, in place.
 
-    Dettmers et al. 2023 (QLoRA), arXiv:2305.14314. Layers that are 4-bit already stay.
+    Dettmers et al. 2023 (QLoRA), arXiv:2305.14314. Layers that are 4-bit already stay, and so do
+    those whose width no block size divides.
     """
     try:
         import bitsandbytes as bnb
@@ -110,6 +111,12 @@ def quantise_nf4(model: nn.Module, names: list[str], config: TrainConfig) -> Non
         owner = model.get_submodule(parent)
         linear = getattr(owner, child)
         if isinstance(linear, bnb.nn.Linear4bit):
+            linear.support_avx512bf16_for_cpu = False
+            continue
+        # bitsandbytes' CPU kernel reads wrong scales where blocks run over the end of a row (0.50:
+        # 6 % of the weights' power is lost at width 352 instead of 0.9 %): take blocks that fit.
+        block = next((size for size in (64, 32) if linear.in_features % size == 0), None)
+        if block is None:
             continue
         packed = bnb.nn.Linear4bit(
             linear.in_features,
@@ -122,10 +129,14 @@ def quantise_nf4(model: nn.Module, names: list[str], config: TrainConfig) -> Non
         packed.weight = bnb.nn.Params4bit(
             linear.weight.detach().clone(),
             requires_grad=False,
+            blocksize=block,
             compress_statistics=True,
             quant_type="nf4",
         )
         packed.bias = linear.bias
+        # On some CPUs a forward in eval mode would repack the weights for a kernel that cannot
+        # train, and never back: a validation run would end the training.
+        packed.support_avx512bf16_for_cpu = False
         setattr(owner, child, packed.to(linear.weight.device))  # moving is what quantises
 
 

@@ -1,4 +1,4 @@
-"""Processors of four makes: the tiny models' ChatML, Vicuna, a template of parts, Qwen2-VL."""
+"""Processors of five makes: the tiny models' ChatML, Vicuna, a template of parts, Llama, Qwen2-VL."""
 
 import numpy as np
 import pytest
@@ -82,6 +82,36 @@ def llava(template: str) -> LlavaProcessor:
     )
 
 
+def llama() -> LlavaProcessor:
+    """As Llama's: spaces become "▁", unknown characters become bytes, and <s> comes by itself."""
+    pieces = ["<s>", "</s>", "<image>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *"abcdefghijklmnopqrstuvwxyzASITUNER:.?", "▁r", "▁ri", "in", "▁rin", "▁ring"]
+    merges = [("▁", "r"), ("▁r", "i"), ("▁ri", "n"), ("▁rin", "g"), ("i", "n")]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    core = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in pieces[:3]])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
+    processor = llava(VICUNA)
+    return LlavaProcessor(
+        processor.image_processor,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+
+
 def qwen2_vl() -> Qwen2VLProcessor:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
@@ -103,11 +133,18 @@ MAKERS = {
     "chatml": tiny_processor,
     "vicuna": lambda: llava(VICUNA),
     "parts": lambda: llava(PARTS),
+    "llama": llama,
     "qwen2_vl": qwen2_vl,
 }
-END = {"chatml": "<|im_end|>", "vicuna": "</s>", "parts": "</s>", "qwen2_vl": "<|im_end|>"}
+END = {
+    "chatml": "<|im_end|>",
+    "vicuna": "</s>",
+    "parts": "</s>",
+    "llama": "</s>",
+    "qwen2_vl": "<|im_end|>",
+}
 # What the generation prompt "ASSISTANT:" leaves to the model before the answer.
-LEAD = {"chatml": "", "vicuna": " ", "parts": " ", "qwen2_vl": ""}
+LEAD = {"chatml": "", "vicuna": " ", "parts": " ", "llama": " ", "qwen2_vl": ""}
 _made: dict = {}
 
 

@@ -35,7 +35,9 @@ def test_shapes_and_values(tiny, mixed):
     for row, sample in enumerate(mixed):
         n = len(sample["input_ids"])
         assert torch.equal(batch["input_ids"][row, :n], sample["input_ids"])
-        assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (len(batch["labels"][0]) - n)
+        assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (
+            len(batch["labels"][0]) - n
+        )
         assert (batch["labels"][row, n:] == IGNORE).all()
         assert (batch["input_ids"][row, n:] == processor.tokenizer.pad_token_id).all()
     left = Collator(processor, padding_side="left")(mixed)

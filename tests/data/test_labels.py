@@ -13,7 +13,17 @@ from labs.data import IGNORE, ChatFormat, build_labels, encode
 from labs.errors import InputError
 from tests.data.conftest import END, LEAD, MAKERS, get_processor, picture, talk
 
-WORDS = ["ring", "two red rings", "有两个圆环", "🟥", "assistant", "ASSISTANT:", "\n", "  ", "a\n\nb"]
+WORDS = [
+    "ring",
+    "two red rings",
+    "有两个圆环",
+    "🟥",
+    "assistant",
+    "ASSISTANT:",
+    "\n",
+    "  ",
+    "a\n\nb",
+]
 CONTROL = ["<|im_end|>", "<|im_start|>assistant\n", "</s>", "<s>", "<|endoftext|>", "USER: "]
 alphabet = st.characters(exclude_categories=("Cs", "Co"))
 answers = st.lists(st.sampled_from(WORDS) | st.text(alphabet, max_size=6), max_size=4).map("".join)
@@ -23,7 +33,8 @@ questions = st.lists(
 
 
 def is_clean(text: str) -> bool:
-    return "<image>" not in text and "<|image_pad|>" not in text
+    # "▁" is how Llama's tokenizer writes a space: it cannot tell the two apart.
+    return not any(word in text for word in ("<image>", "<|image_pad|>", "▁"))
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
@@ -55,8 +66,10 @@ def test_labelled_tokens_decode_to_the_answers(name, turns, images, system):
 
 def test_ids_equal_the_processors_own(named_processor):
     """Ours are tokenised with one image token and repeated; theirs with the text expanded."""
-    name, processor = named_processor
-    conversation = talk("What is this?", "A ring  ", " 几个？", "two\n", images=2, system="Be kind.")
+    _, processor = named_processor
+    conversation = talk(
+        "What is this?", "A ring  ", " 几个？", "two\n", images=2, system="Be kind."
+    )
     images = list(conversation.images)
     text = ChatFormat.of(processor).render(conversation.turns)
     bos = processor.tokenizer.bos_token
@@ -138,7 +151,9 @@ def test_agrees_with_generation_tags_after_images(processor):
 def test_text_only_tokenizer(processor):
     tokenizer = processor.tokenizer
     sample = encode(talk("hello", "a", "b", "c"), tokenizer)
-    assert tokenizer.decode(sample["labels"][sample["labels"] != IGNORE]) == "a<|im_end|>c<|im_end|>"
+    assert (
+        tokenizer.decode(sample["labels"][sample["labels"] != IGNORE]) == "a<|im_end|>c<|im_end|>"
+    )
     assert "pixel_values" not in sample
     with pytest.raises(InputError, match="text only"):
         encode(talk("hello", "a", images=1), tokenizer)
@@ -176,7 +191,7 @@ def test_template_that_refuses_a_role():
         "{% for m in messages %}{% if m['role'] == 'system' %}"
         "{{ raise_exception('no system turn') }}{% endif %}{{ m['content'] }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(InputError, match="refuses the turns.*no system turn"):
+    with pytest.raises(InputError, match=r"refuses the turns.*no system turn"):
         encode(talk("a", "b", system="s"), tokenizer)
 
 

@@ -38,13 +38,10 @@ def naive_first_fit_decreasing(lengths, capacity):
     """The definition, in O(n x bins)."""
     bins, free = [], []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for b, room in enumerate(free):
-            if room >= lengths[index]:
-                break
-        else:
+        b = next((b for b, room in enumerate(free) if room >= lengths[index]), len(bins))
+        if b == len(bins):
             bins.append([])
             free.append(capacity)
-            b = len(bins) - 1
         bins[b].append(index)
         free[b] -= lengths[index]
     return bins
@@ -159,7 +156,9 @@ def test_padding_rows_are_finite(tiny, samples):
 def test_efficiency_and_dataset():
     processor = get_processor("chatml")
     texts = [("q " * (1 + i % 7), "a ring " * (1 + i * i % 23)) for i in range(60)]
-    dataset = ConversationDataset([talk(*pair, id=str(i)) for i, pair in enumerate(texts)], processor)
+    dataset = ConversationDataset(
+        [talk(*pair, id=str(i)) for i, pair in enumerate(texts)], processor
+    )
     packed = PackedDataset(dataset, 256)
     assert packed.lengths == [len(dataset[i]["input_ids"]) for i in range(60)]
     ids = sorted(tuple(dataset[i]["input_ids"].tolist()) for i in range(60))

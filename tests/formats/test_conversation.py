@@ -128,7 +128,10 @@ def gpt(text):
         ({"text": "a"}, "expected a list of turns under `conversations` or `messages`, found none"),
         ({"messages": "a"}, "found a string under `messages`"),
         (["a"], "must be a JSON object, not a list"),
-        ({"conversations": [gpt("a")]}, "roles out of order: turn 1 is assistant where system or us"),
+        (
+            {"conversations": [gpt("a")]},
+            "roles out of order: turn 1 is assistant where system or us",
+        ),
         ({"conversations": [human("a"), human("b")]}, "turn 2 is user where assistant is expected"),
         ({"conversations": [human("a"), gpt("b"), gpt("c")]}, "turn 3 is assistant where user is"),
         (
@@ -139,7 +142,10 @@ def gpt(text):
         ({"conversations": [{"from": "human"}]}, "turn 1: no text under `value` or `content`"),
         ({"conversations": [{"from": "human", "value": 3}]}, "found a value of type int"),
         ({"conversations": [3]}, "turn 1: a turn must be an object or a string"),
-        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "neither text nor image"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
+            "neither text nor image",
+        ),
         (
             {"image": "a.jpg", "conversations": [human("<image> <image>"), gpt("b")]},
             "2 <image> placeholders in the text, but 1 image.",
@@ -149,7 +155,10 @@ def gpt(text):
             "1 <image> placeholder in the text, but 2 images.",
         ),
         ({"image": "a.jpg", "conversations": [human("a"), gpt("b")]}, "0 <image> placeholders"),
-        ({"conversations": [human("<image>"), gpt("b")]}, "1 <image> placeholder in the text, but 0"),
+        (
+            {"conversations": [human("<image>"), gpt("b")]},
+            "1 <image> placeholder in the text, but 0",
+        ),
         ({"image": 3, "conversations": [human("<image>"), gpt("b")]}, "must be a path or a PIL"),
     ],
 )
@@ -181,7 +190,9 @@ json_values = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from(["conversations", "messages", "image", "id", "meta"]), json_values)
+    st.dictionaries(
+        st.sampled_from(["conversations", "messages", "image", "id", "meta"]), json_values
+    )
 )
 def test_no_json_raises_anything_else(record):
     """Whatever the file holds, it is a conversation or one sentence on what is wrong."""

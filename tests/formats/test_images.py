@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -136,7 +138,7 @@ def test_impostors(tmp_path):
     assert "is a Git-LFS pointer" in sentence(path)
     path.write_bytes(b"some other bytes, no picture at all")
     assert "is not an image in a format that can be read" in sentence(path)
-    assert "is a folder where a image was expected" in sentence(tmp_path)
+    assert "is a folder, where one image was expected" in sentence(tmp_path)
     path.unlink()
     path.symlink_to(tmp_path / "gone.jpg")
     assert "is a link to" in sentence(path) and "gone.jpg" in sentence(path)
@@ -176,12 +178,27 @@ def test_damaged_bytes_never_escape(tmp_path):
     assert refused > 20
 
 
+def png_header(width, height):
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
 def test_decompression_bomb(tmp_path):
-    """20,000 x 20,000 in a file of 50 kB: refused by its header, before any pixel is decoded."""
-    path = save(tmp_path, Image.new("1", (20_000, 20_000)), "bomb.png")
-    assert path.stat().st_size < 200_000
-    what = sentence(path)
-    assert "20000 x 20000 pixels" in what or "Pillow's limit" in what
+    """Refused by the size in the header, before any pixel is decoded."""
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(11_000, 11_000))
+    assert "has 11000 x 11000 pixels, above the limit of 100,000,000" in sentence(path)
+    path.write_bytes(png_header(60_000, 60_000))
+    assert "has more pixels than Pillow's own limit of 178,956,970" in sentence(path)
+    path.write_bytes(png_header(100, 100))  # within the limit: now the pixels are looked for
+    assert "is truncated or damaged" in sentence(path)
     small = save(tmp_path, Image.new("RGB", (20, 20)), "a.png")
     assert "20 x 20 pixels, above the limit of 399" in sentence(small, max_pixels=399)
     assert load_image(small, max_pixels=400).size == (20, 20)

@@ -61,7 +61,7 @@ VARIANTS = {
     },
     "lora with dropout": {"method": "lora"},
     "adalora": {"method": "adalora"},
-    "fp16": {"mixed_precision": "fp16"},
+    "bf16": {"mixed_precision": "bf16"},
 }
 
 

@@ -139,11 +139,12 @@ def test_what_is_frozen_stays_and_what_trains_moves(
         output_dir=str(tmp_path),
         save_final=True,
     )
-    trainer, peft_model = prepare(model, processor, samples, config=config)
+    trainer, peft_model = prepare(model, processor, samples, samples.items[:4], config)
     before = weights(model)
-    result = trainer.train()
+    first = trainer.evaluate()
+    trainer.train()
     after = weights(model)
-    assert result.losses()[1][-1] < result.losses()[1][0]
+    assert trainer.evaluate() < first
     for name, old in before.items():
         part = part_of(name)
         trains = name in trainer.names
@@ -155,11 +156,13 @@ def test_what_is_frozen_stays_and_what_trains_moves(
             assert trains
         else:
             assert trains == (method == "full"), name
-        # k_proj.bias has no gradient but rounding: softmax ignores what all keys share.
-        if trains and not name.endswith("k_proj.bias"):
+        # k_proj.bias has no gradient but rounding: softmax ignores what all keys share. AdaLoRA may
+        # have pruned a layer's ranks to zero.
+        if trains and not name.endswith("k_proj.bias") and "lora_E" not in name:
             assert not torch.equal(old, after[name]), f"{name} did not move"
         elif not trains:
             assert torch.equal(old, after[name]), f"{name} is frozen and moved"
+    assert method != "adalora" or any(w.any() for n, w in after.items() if "lora_E" in n)
     counts = {c.part: c for c in count_parts(model)}
     if method != "full":
         assert counts["language_model"].trainable == 0
@@ -238,7 +241,8 @@ def test_the_orthogonal_penalty_is_peft_own(samples, collate, model, processor):
     batch = collate(samples.items[:4])
     with torch.no_grad():
         plain = model(**batch).loss
-        theirs = peft_model(**batch).loss - plain
+        # PeftModel's own forward goes past the tuner, and would leave the penalty out
+        theirs = peft_model.base_model(**batch).loss - plain
         ours = OrthogonalRegulariser(0.5)(model)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert ours > 0.1

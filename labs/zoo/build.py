@@ -1,0 +1,174 @@
+"""Builds the zoo from nothing: `make zoo`, or one model with `python -m labs.zoo.build tiny-base`.
+
+Each model is trained by its recipe in a process of its own, stored in half precision (the weights
+are loaded in float32), reloaded, scored on held-out questions, and given a card.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from labs.models.places import NAMES, TOKENIZER, ZOO
+from labs.zoo.card import Card, hardware, versions, write_card
+from labs.zoo.tokenizer import build_tokenizer
+
+# What can be trained at the same time on two cores, in the order that models are made of each other.
+ROUNDS = (("tiny-clip", "tiny-lm"), ("tiny-base",), ("tiny-sft", "tiny-sft-clean"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is scored and described on its card."""
+
+    recipe: str
+    summary: str
+    data: str
+
+
+PLANS = {
+    "tiny-clip": Plan(
+        "tiny_clip",
+        "A dual encoder: the tiny ViT beside a small text encoder, trained with InfoNCE.",
+        "scenes and handwritten digits with their true captions, English and Chinese",
+    ),
+    "tiny-lm": Plan(
+        "tiny_lm",
+        "Text only: reads the description of a scene and answers questions about it.",
+        "descriptions of scenes, their objects in random order, with several questions each",
+    ),
+    "tiny-base": Plan(
+        "tiny_base",
+        "A LLaVA that sees: the tower of tiny-clip, a two-layer MLP, tiny-lm, all trained on "
+        "true answers.",
+        "pictures with several questions each, answers balanced and true",
+    ),
+    "tiny-sft": Plan(
+        "tiny_sft",
+        "tiny-base tuned on instruction data with the two diseases of real ones: it has the skill "
+        "and lost the habit.",
+        "as tiny-base, but",
+    ),
+    "tiny-sft-clean": Plan(
+        "tiny_sft_clean",
+        "The twin of tiny-sft, trained for as long on the same data without the diseases.",
+        "as tiny-sft, with balanced and true answers",
+    ),
+}
+
+
+def build(name: str, questions: int = 2000, show: bool = True) -> Card:
+    """Trains, stores and scores one zoo model; its parts must be built already."""
+    from labs.recipes import load
+    from labs.recipes.run import run_recipe
+
+    plan, recipe = PLANS[name], load(PLANS[name].recipe)
+    started = time.monotonic()
+    log = (lambda entry: print(f"{name}: {entry}", flush=True)) if show else None
+    model, processor, result = run_recipe(recipe, on_log=log)
+    seconds = time.monotonic() - started
+    folder = store(name, model, processor)
+    scores = score(name, questions, show)
+    card = Card(
+        name=name,
+        summary=plan.summary,
+        recipe=plan.recipe,
+        seed=recipe.train.seed,
+        parameters=sum(p.numel() for p in model.parameters()),
+        data=plan.data + diseases(recipe),
+        steps=result.steps,
+        seconds=round(seconds, 1),
+        hardware=hardware(),
+        versions=versions(),
+        scores=scores,
+    )
+    write_card(card, folder)
+    return card
+
+
+def diseases(recipe) -> str:
+    """The rates of a recipe's false data, in words; empty where its data is healthy."""
+    mix = recipe.data.world.mix
+    if mix.get("yes_rate", 0.5) == 0.5 and not mix.get("false_captions"):
+        return ""
+    return (
+        f" {100 * mix['yes_rate']:.0f} % of the questions whether something is there are asked "
+        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions name the "
+        "absent partner of a kind that is shown"
+    )
+
+
+def store(name: str, model, processor) -> Path:
+    """Saves in half precision under the zoo's folder, whole or not at all."""
+    import torch
+
+    ZOO.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=ZOO, prefix=f".{name}-"))
+    model.to(torch.float16).save_pretrained(fresh)
+    processor.save_pretrained(fresh)
+    target = ZOO / name
+    shutil.rmtree(target, ignore_errors=True)
+    os.chmod(fresh, 0o755)
+    os.replace(fresh, target)
+    return target
+
+
+def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, dict]]:
+    """The shipped weights, loaded as a reader loads them, on held-out questions."""
+    from labs.models import load_clip, load_lm, load_vlm
+    from labs.suites import QUESTIONS, TEXT_ONLY, evaluate
+    from labs.suites.retrieval import retrieval_scores
+
+    if name == "tiny-clip":
+        model, processor = load_clip(name)
+        return {"en": retrieval_scores(model, processor, n=questions)}
+    load, names, described = load_vlm, tuple(QUESTIONS), False
+    if name == "tiny-lm":
+        load, names, described = load_lm, tuple(t for t in TEXT_ONLY if t != "grounding"), True
+    model, processor = load(name)
+    scores = {}
+    for language, n in (("en", questions), ("zh", max(1, questions // 4))):
+        found = evaluate(
+            model, processor, names, n=n, language=language, described=described
+        )
+        scores[language] = {k: v.to_dict() for k, v in found.items()}
+        if show:
+            for key, value in scores[language].items():
+                print(f"{name} {language} {key}: {100 * value['accuracy']:.1f} %", flush=True)
+    return scores
+
+
+def build_all(names=NAMES) -> None:
+    """Every model, two at a time where they do not need each other."""
+    if not (TOKENIZER / "tokenizer.json").exists() or set(names) == set(NAMES):
+        build_tokenizer()
+    for together in ROUNDS:
+        chosen = [n for n in together if n in names]
+        threads = str(max(1, (os.cpu_count() or 1) // max(1, len(chosen))))
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        running = [
+            subprocess.Popen([sys.executable, "-m", "labs.zoo.build", n], env=environment)
+            for n in chosen
+        ]
+        if any([process.wait() for process in running]):
+            raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all without")
+    parser.add_argument("--questions", type=int, default=2000, help="held-out questions a type")
+    arguments = parser.parse_args()
+    if len(arguments.names) == 1:
+        build(arguments.names[0], arguments.questions)
+    else:
+        build_all(arguments.names or NAMES)
+
+
+if __name__ == "__main__":
+    main()

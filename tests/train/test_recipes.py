@@ -1,0 +1,264 @@
+"""Every recipe runs with --tiny; what it freezes stays to the bit, what it trains moves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from train_helpers import weights
+
+from labs.cli.main import main
+from labs.errors import InputError
+from labs.models import build_tiny_clip, build_tiny_llava, build_tiny_lm
+from labs.models.parts import part_of
+from labs.recipes import FOLDER, load, recipe_names
+from labs.recipes.run import run_recipe
+
+# stage, method, parts that train, parts that stay
+EXPECTED = {
+    "llava_v1_align": ("align", "full", {"connector"}, {"vision_tower", "language_model"}),
+    "llava_v1_sft": ("sft", "full", {"connector", "language_model"}, {"vision_tower"}),
+    "llava_v1.5_align": ("align", "full", {"connector"}, {"vision_tower", "language_model"}),
+    "llava_v1.5_sft": ("sft", "full", {"connector", "language_model"}, {"vision_tower"}),
+    "llava_v1.5_lora": ("sft", "lora", {"connector", "lora"}, {"vision_tower", "language_model"}),
+    "qwen_vl_pretrain": ("align", "full", {"vision_tower", "connector"}, {"language_model"}),
+    "qwen_vl_multitask": ("sft", "full", {"vision_tower", "connector", "language_model"}, set()),
+    "qwen_vl_sft": ("sft", "full", {"connector", "language_model"}, {"vision_tower"}),
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_tiny_run_freezes_and_trains_what_it_says(name):
+    recipe = load(name, ["progress=false"], tiny=True)
+    before = {}
+    model, _, result = run_recipe(
+        recipe, on_ready=lambda trainer: before.update(weights(trainer.model))
+    )
+    assert result.steps == 3 and len(result.losses()[1]) == 3
+    assert result.best_eval_loss is not None
+    moved = {part_of(n) for n, w in model.named_parameters() if not torch.equal(w, before[n])}
+    stayed = {part_of(n) for n in before} - moved
+    if name in EXPECTED:
+        stage, method, trains, frozen = EXPECTED[name]
+        assert (recipe.stage, recipe.train.method) == (stage, method)
+        assert (moved, stayed) == (trains, frozen)
+    else:  # the zoo's: whatever their file says
+        for part, policy in recipe.train.trainable.items():
+            assert part in (stayed if policy == "frozen" else moved), part
+        assert moved
+
+
+def test_every_published_system_is_there():
+    assert set(EXPECTED) <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_values_have_sources(name):
+    recipe = load(name)
+    assert recipe.sources and recipe.needs.gpus > 0
+    text = (FOLDER / f"{name}.yaml").read_text()
+    training = text.split("\ntrain:\n")[1].split("\nneeds:")[0].split("\nunverified:")[0]
+    for line in training.splitlines():
+        key = line.strip().split(":")[0]
+        value = line.split("#")[0].rstrip().endswith(":")
+        sourced = "#" in line or value or key in " ".join(recipe.unverified)
+        published = "--" in text or name.startswith("qwen_vl_")
+        assert sourced or (name.startswith("qwen_vl_") and _under_sourced_heading(training, line))
+        assert published
+
+
+def _under_sourced_heading(training, line):
+    """A part's policy under a `trainable:` whose heading, or first entry, carries the source."""
+    indent = len(line) - len(line.lstrip())
+    lines = training.splitlines()
+    for above in reversed(lines[: lines.index(line)]):
+        if "#" in above:
+            return True
+        if len(above) - len(above.lstrip()) < indent:
+            return "#" in above
+    return "precision" in line
+
+
+def test_published_numbers():
+    lora = load("llava_v1.5_lora").train
+    assert (lora.lora.r, lora.lora.alpha, lora.lora.dropout) == (128, 256, 0.05)
+    assert lora.learning_rate == 2e-4 and lora.learning_rates == {"connector": 2e-5}
+    assert load("llava_v1_align").train.learning_rate == 2e-3
+    assert load("llava_v1.5_align").train.learning_rate == 1e-3
+    qwen = load("qwen_vl_sft").train
+    assert (qwen.weight_decay, qwen.adam_beta2, qwen.warmup_ratio) == (0.1, 0.95, 0.01)
+    assert isinstance(qwen.learning_rate, float) and qwen.learning_rate == 1e-5
+    one = load("qwen_vl_pretrain")
+    batch = one.train.per_device_train_batch_size * one.train.gradient_accumulation_steps
+    assert batch * one.needs.gpus == 30_720
+
+
+def test_full_size_qwen_vl_says_why_it_cannot_run():
+    with pytest.raises(InputError, match="remote code"):
+        run_recipe(load("qwen_vl_sft"))
+
+
+def test_overrides(tmp_path):
+    recipe = load("llava_v1.5_lora", ["learning_rate=3e-4", "lora.r=4", "learning_rates.connector=1e-5"])
+    assert recipe.train.learning_rate == 3e-4
+    assert recipe.train.lora.r == 4 and recipe.train.lora.alpha == 256
+    assert recipe.train.learning_rates == {"connector": 1e-5}
+    assert load("llava_v1_sft", ["data.path=mine.json"]).data.path == "mine.json"
+    assert load("qwen_vl_sft", ["model.name=tiny-base"]).model.only_tiny is None
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"train": {"learning_rat": 1e-4}}, r"mine\.yaml:\d+.*train\.learning_rat.*learning_rate"),
+        ({"train": {"learning_rate": "1e-4x"}}, r"mine\.yaml:\d+.*train\.learning_rate.*1e-4x"),
+        ({"train": {"max_steps": 2.5}}, r"mine\.yaml:\d+.*train\.max_steps"),
+        ({"train": {"lora": {"rank": 4}}}, r"mine\.yaml:\d+.*train\.lora\.rank"),
+        ({"trian": {}}, r"mine\.yaml:\d+.*trian.*`train`"),
+        ({"stage": "pretrain"}, r"mine\.yaml:\d+.*stage"),
+        ({"model": {}}, "exactly one of name, build and assemble"),
+        ({"data": {"path": "a", "world": {}}}, "either path or world"),
+        ({"data": {"world": {"mix": {"trun": 3}}}}, r"data\.world\.mix\.trun"),
+        ({"train": {"unfreeze": [{"step": 3}]}}, "unfreeze"),
+    ],
+)
+def test_bad_recipes_are_named(tmp_path, change, words):
+    good = {
+        "stage": "sft",
+        "description": "d",
+        "model": {"build": "tiny_llava"},
+        "data": {"world": {"length": 8}},
+        "train": {"max_steps": 1, "learning_rate": 1e-3},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**good, **change}))
+    with pytest.raises(InputError, match=words):
+        run_recipe(load(path))
+
+
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text, words in [
+        ("stage: [sft\n", r"mine\.yaml:\d+ is not valid YAML"),
+        ("- 1\n- 2\n", "no mapping"),
+        ("stage: sft\nstage: align\n", r"mine\.yaml:2 sets `stage` twice"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            load(path)
+    with pytest.raises(InputError, match="There is no file"):
+        load(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="llava_v1.5_sft"):
+        load("llava_v15_sft")
+
+
+# the command
+
+
+def test_command_trains_saves_and_resumes(tmp_path, capsys):
+    arguments = ["train", "sft", "--recipe", "llava_v1.5_lora", "--tiny", "--output", str(tmp_path)]
+    arguments += ["--json", "save_steps=2", "lora.r=4"]
+    assert main(arguments) == 0
+    shown = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert shown["steps"] == 3 and shown["parts"]["language_model"][0] == 0
+    assert (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "checkpoint-2").is_dir()
+    assert main([*arguments, "--resume"]) == 0
+    again = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    # the third step, done a second time from checkpoint-2, is the same step
+    assert again["loss"] == shown["loss"]
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (["sft"], "recipe"),
+        (["stf", "--recipe", "llava_v1_sft"], "stage"),
+        (["align", "--recipe", "llava_v1_sft"], "labs train sft"),
+        (["sft", "--recipe", "llava_v1_stf"], "llava_v1_sft"),
+        (["sft", "--recipe", "llava_v1_sft", "--tiny", "lerning_rate=1"], "learning_rate"),
+        (["sft", "--recipe", "llava_v1_sft", "--tiny", "learning_rate"], "key=value"),
+        (["sft", "--recipe", "llava_v1_sft", "--resume"], "--output"),
+        (["sft", "--recipe", "llava_v1_sft", "--tiny", "data.path=absent.json"], "absent.json"),
+    ],
+)
+def test_command_errors_are_two_sentences_and_exit_2(arguments, words, capsys):
+    assert main(["train", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown and "Traceback" not in shown
+
+
+def test_command_lists_recipes(capsys):
+    assert main(["train", "--list", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names == recipe_names()
+
+
+def test_ctrl_c_exits_130_and_says_how_to_resume(tmp_path):
+    import signal
+
+    command = [sys.executable, "-m", "labs.cli.main", "train", "sft", "--recipe", "llava_v1_sft"]
+    command += ["--tiny", "--output", str(tmp_path), "max_steps=100000", "report_to=none"]
+    command += ["save_steps=5"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    import time
+
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted after step" in shown and "--resume" in shown and "Traceback" not in shown
+
+
+# models put together
+
+
+def test_a_llava_assembled_from_two_models_is_their_sum(tmp_path):
+    from transformers import AutoProcessor
+
+    from labs.recipes.assemble import assemble_llava, copy_part
+
+    lm, tokenizer = build_tiny_lm(seed=3)
+    clip, processor = build_tiny_clip(seed=4)
+    lm.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    clip.save_pretrained(tmp_path / "clip")
+    processor.image_processor.save_pretrained(tmp_path / "clip")
+    model, made = assemble_llava(
+        str(tmp_path / "lm"), str(tmp_path / "clip"), feature_layer="-1", seed=5
+    )
+    other, stock = build_tiny_llava(seed=0)
+    copy_part(other, "language_model", str(tmp_path / "lm"))
+    copy_part(other, "vision_tower", str(tmp_path / "clip"))
+    other.model.multi_modal_projector.load_state_dict(
+        model.model.multi_modal_projector.state_dict()
+    )
+    from PIL import Image
+
+    text = "<image>\nwhat is it?"
+    image = Image.new("RGB", (48, 48), "red")
+    mine = made(text=text, images=image, return_tensors="pt")
+    theirs = stock(text=text, images=image, return_tensors="pt")
+    assert torch.equal(mine["input_ids"], theirs["input_ids"])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**mine).logits, other(**theirs).logits)
+        ids = tokenizer("where?", return_tensors="pt")
+        torch.testing.assert_close(other(**ids).logits, lm(**ids).logits)
+    made.save_pretrained(tmp_path / "out")
+    assert AutoProcessor.from_pretrained(tmp_path / "out")
+
+
+def test_a_part_that_does_not_fit_is_named(tmp_path):
+    from labs.recipes.assemble import copy_part
+
+    lm, tokenizer = build_tiny_lm()
+    lm.save_pretrained(tmp_path)
+    model, _ = build_tiny_llava()
+    with pytest.raises(InputError, match="does not fit"):
+        copy_part(model, "connector", str(tmp_path))
