@@ -1,7 +1,8 @@
 """Settings: one typed dataclass, filled from a YAML file and from `key=value` on the command line.
 
 YAML 1.1, which PyYAML reads, takes `1e-4` for a *string* (it wants `1.0e-4`); a learning rate that is
-silently a string is a classic. The loader here reads it as the number it is. Types are checked
+silently a string is a classic. So is `mixed_precision: no`, which it takes for false. The loader here
+reads numbers as numbers, and only true and false as booleans, as YAML 1.2 does. Types are checked
 strictly by pydantic: `"8"` is no integer, `1` is no boolean; `1` is a fine float.
 """
 
@@ -25,11 +26,15 @@ Lines = dict[tuple[str, ...], int]  # key path -> line in the file, counted from
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads every spelling of a float as a float."""
+    """SafeLoader with YAML 1.2's floats and booleans."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -40,6 +45,9 @@ _Loader.add_implicit_resolver(
         re.VERBOSE,
     ),
     list("-+0123456789."),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 
 

@@ -1,0 +1,24 @@
+"""Measurements against other people's code, as ratios within one run: `labs bench`."""
+
+import importlib
+from types import ModuleType
+
+from labs.errors import InputError
+from labs.settings import nearest
+
+# name -> (module with run(repeats, progress) -> dict and tables(result), what it measures)
+BENCHES = {
+    "sft": ("labs.bench.sft", "A step of supervised fine-tuning against TRL's SFTTrainer."),
+    "losses": ("labs.bench.losses", "Head and loss in one against the plain way and TRL's."),
+}
+
+
+def load_bench(name: str) -> ModuleType:
+    """The module of a bench by name; InputError with the nearest name for one that there is not."""
+    if name not in BENCHES:
+        guess = nearest(name, BENCHES)
+        raise InputError(
+            f"There is no bench `{name}`.",
+            f"Did you mean `{guess}`?" if guess else f"Benches: {', '.join(BENCHES)}.",
+        )
+    return importlib.import_module(BENCHES[name][0])

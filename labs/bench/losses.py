@@ -1,31 +1,27 @@
 """Head and loss, forward and backward: the plain way, ours, and TRL's, in memory and in time.
 
-    python -m labs.bench.losses            # a table, in some minutes
-    python -m labs.bench.losses --json
-
-Every measurement is a child process of its own on one torch thread, and the three ways take turns,
-so that a busy minute of the machine falls on all of them. Peak memory is the child's high-water
-mark less its level just before, inputs and imports already in place. Time is the median of the
-child's calls after that first one; what is reported is the median over the children.
+Peak memory is the child's high-water mark in its first call less its level just before, inputs and
+imports already in place. Time is the median of the child's calls after that first one.
 
 Every token carries a label here, which is the hardest case for us: `linear_generation_loss` skips
 the tokens that have none, and TRL does so on a GPU only.
 """
 
-import argparse
-import contextlib
+import importlib.util
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
+
+from labs.bench.children import Progress, interleave, medians, ratio, serve
+from labs.bench.memory import peak, reset_peak
 
 WAYS = ("plain", "linear", "trl")
 VOCABULARY = 32_000
 BATCH, TOKENS = 2, 1024
 WIDTHS = (256, 1024)
+SEED = 0
+CODE = ("labs/bench", "labs/losses")
 
 
 def run(
@@ -33,11 +29,11 @@ def run(
     widths: tuple[int, ...] = WIDTHS,
     vocabulary: int = VOCABULARY,
     calls: int = 2,
-    progress=None,
+    progress: Progress | None = None,
 ) -> dict:
     """Measure each way `repeats` times at each hidden size; return medians and their ratios.
 
-    `progress`, if given, is called with a sentence before each child. The result is
+    `progress`, if given, is called with a sentence now and then. The result is
 
         {"setting": {...},
          "widths": {width: {"peak_mb": {way: x}, "seconds": {way: x}, "loss": {way: x},
@@ -46,7 +42,7 @@ def run(
     The ratios are linear / plain and linear / TRL (below 1 = ours is smaller, faster): the median
     over the rounds of the ratio within a round. Without TRL installed its column is absent.
     """
-    ways = WAYS if _has_trl() else WAYS[:-1]
+    ways = WAYS if importlib.util.find_spec("trl") else WAYS[:-1]
     setting = {
         "vocabulary": vocabulary,
         "batch": BATCH,
@@ -58,53 +54,28 @@ def run(
     }
     result = {"setting": setting, "widths": {}}
     for width in widths:
+        settings = {"width": width, "vocabulary": vocabulary, "calls": calls}
         rounds = []
         for index in range(repeats):
-            measured = {}
-            for way in ways[index % len(ways) :] + ways[: index % len(ways)]:
-                if progress:
-                    progress(f"hidden size {width}, round {index + 1} of {repeats}: {way}")
-                measured[way] = _in_child(way, width, vocabulary, calls)
-            rounds.append(measured)
+            name = f"hidden size {width}, children {index + 1} of {repeats}"
+            _, new = interleave(
+                "labs.bench.losses", ways, settings, first=index, name=name, progress=progress
+            )
+            rounds += new
         result["widths"][width] = _summary(rounds, ways)
     return result
 
 
 def _summary(rounds: list[dict], ways: tuple[str, ...]) -> dict:
-    def median(key):
-        return {way: statistics.median(r[way][key] for r in rounds) for way in ways}
-
-    def ratio(key, other):
-        return statistics.median(r["linear"][key] / r[other][key] for r in rounds)
-
-    summary = {key: median(key) for key in ("peak_mb", "seconds", "loss")}
+    summary = {key: medians(rounds, key) for key in ("peak_mb", "seconds", "loss")}
     for other in ways:
         if other != "linear":
-            summary[f"memory_against_{other}"] = ratio("peak_mb", other)
-            summary[f"time_against_{other}"] = ratio("seconds", other)
+            summary[f"memory_against_{other}"] = ratio(rounds, "peak_mb", "linear", other)
+            summary[f"time_against_{other}"] = ratio(rounds, "seconds", "linear", other)
     return summary
 
 
-def _has_trl() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("trl") is not None
-
-
-def _in_child(way: str, width: int, vocabulary: int, calls: int) -> dict:
-    arguments = [way, str(width), str(vocabulary), str(calls)]
-    done = subprocess.run(
-        [sys.executable, "-m", "labs.bench.losses", "--child", *arguments],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"The child that measures {way!r} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _child(way: str, width: int, vocabulary: int, calls: int) -> dict:
+def _child(way: str, width: int, vocabulary: int, calls: int) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -120,15 +91,18 @@ def _child(way: str, width: int, vocabulary: int, calls: int) -> dict:
         loss.backward()
         return loss.item()
 
-    level = _reset_peak()
-    loss = step()
-    peak = _peak() - level
-    seconds = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return {"peak_mb": peak / 2**20, "seconds": statistics.median(seconds), "loss": loss}
+    def measure():
+        level = reset_peak()
+        loss = step()
+        high = peak() - level
+        seconds = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        return {"peak_mb": high / 2**20, "seconds": statistics.median(seconds), "loss": loss}
+
+    serve(measure)
 
 
 def _loss_function(way: str):
@@ -158,23 +132,8 @@ def _loss_function(way: str):
     return chunked
 
 
-def _reset_peak() -> int:
-    """Forget the high-water mark where the system allows it; return the level to measure from."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    """The process's resident high-water mark in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:  # macOS, which counts in bytes
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def _table(result: dict):
+def tables(result: dict) -> list:
+    """Memory and time of each way, as rich tables."""
     from rich.table import Table
 
     setting = result["setting"]
@@ -186,35 +145,14 @@ def _table(result: dict):
     for column in ("hidden", "way", "peak MB", "seconds", "linear / this: memory", "time"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for width, row in result["widths"].items():
-        for way, peak in row["peak_mb"].items():
+        for way, high in row["peak_mb"].items():
             ratios = [
                 "" if way == "linear" else f"{row[f'{what}_against_{way}']:.2f}"
                 for what in ("memory", "time")
             ]
-            table.add_row(str(width), way, f"{peak:.0f}", f"{row['seconds'][way]:.2f}", *ratios)
-    return table
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m labs.bench.losses", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=4, metavar=("WAY", "WIDTH", "VOCABULARY", "CALLS"))
-    options = parser.parse_args()
-    if options.child:
-        way, *numbers = options.child
-        print(json.dumps(_child(way, *map(int, numbers))))
-        return
-
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        result = run(repeats=options.repeats, progress=status.update)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        Console().print(_table(result))
+            table.add_row(str(width), way, f"{high:.0f}", f"{row['seconds'][way]:.2f}", *ratios)
+    return [table]
 
 
 if __name__ == "__main__":
-    main()
+    _child(**json.loads(sys.argv[1]))

@@ -5,14 +5,13 @@ group). Its module is imported only when the command is used: importing torch ta
 `labs --help` should not.
 """
 
+import difflib
 import importlib
 import json
 import os
 import sys
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from labs import __version__
 from labs.errors import InputError
@@ -27,60 +26,39 @@ COMMANDS = {
     "train": ("labs.cli.train", "Train by a recipe: contrastive, align, sft."),
     "chat": ("labs.cli.chat", "Talk to a model about pictures."),
     "bench": ("labs.cli.bench", "Measure speed and memory as ratios in one run."),
-    "zoo": ("labs.cli.zoo", "The shipped tiny models: list, rebuild, check."),
+    "zoo": ("labs.cli.zoo", "The shipped tiny models: list, show, rebuild."),
 }
 
+USAGE = """\
+Train, break and mend vision-language models.
 
-class LazyGroup(TyperGroup):
-    """Lists every command from the table above and imports one when it is asked for."""
+Usage: labs COMMAND [--help] [--debug] …
 
-    def list_commands(self, ctx):
-        return list(COMMANDS)
+{commands}
 
-    def get_command(self, ctx, name):
-        return _load(name) if name in COMMANDS else None
+Examples:
+  labs chat --image scene.png --prompt "How many objects are there?"
+  labs train sft --recipe tiny_sft --output runs/first
+  labs grade ch03
 
-    def format_commands(self, ctx, formatter):
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in COMMANDS])
-
-    def format_help(self, ctx, formatter):
-        # typer's rich help would import every command to describe it; click's own needs none.
-        click.Group.format_help(self, ctx, formatter)
+--debug shows the traceback of an error; --version the version."""
 
 
-def _load(name: str) -> click.Command:
+def load_command(name: str):
+    """The command's file as something to call with a list of arguments."""
     module = importlib.import_module(COMMANDS[name][0])
     if hasattr(module, "app"):
-        command = typer.main.get_command(module.app)
+        group = module.app
     else:
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=name)(module.command)
-        command = typer.main.get_command(single)
-    command.name = name
-    return command
+        group = typer.Typer(add_completion=False, rich_markup_mode=None)
+        group.command(name=name)(module.command)
+    return typer.main.get_command(group)
 
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True)
-
-
-def _version(value: bool):
-    if value:
-        typer.echo(f"labs {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def root(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
-):
-    """Train, break and mend vision-language models.
-
-    Examples:  labs chat --model tiny-sft --image picture.png --prompt "How many objects are there?"
-               labs train sft --recipe tiny_sft --output runs/first
-               labs grade ch03
-    """
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,26 +67,34 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        print(f"labs {__version__}")
+        return 0
+    name = arguments[0]
     try:
-        result = typer.main.get_command(app)(arguments, prog_name="labs", standalone_mode=False)
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            raise InputError(
+                f"There is no command {name!r}.",
+                f"Did you mean `labs {near[0]}`?" if near else "`labs --help` lists the commands.",
+            )
+        load_command(name)(arguments[1:], prog_name=f"labs {name}")
     except InputError as error:
         if debug:
             raise
         if "--json" in arguments:
-            print(json.dumps({"error": error.what, "do": error.do}))
+            print(json.dumps({"error": error.what, "do": error.do}, ensure_ascii=False))
         print(f"error: {error.what}\n       {error.do}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return 130
-    return result if isinstance(result, int) else 0
-
-
-def run() -> None:
-    sys.exit(main())
+    except SystemExit as stop:  # how typer ends: 0, 2 for a wrong option, or the command's own code
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -14,7 +14,9 @@ def command(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings as key=value: learning_rate=1e-4 lora.r=16 data.path=my.json"),
+        typer.Argument(
+            help="Settings as key=value: learning_rate=1e-4 lora.r=16 data.path=my.json"
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a YAML file.")] = None,
     tiny: Annotated[
@@ -29,7 +31,9 @@ def command(
     resume_from: Annotated[
         Path | None, typer.Option(help="Go on from this checkpoint-N folder.")
     ] = None,
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="List the recipes and stop.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -46,8 +50,7 @@ def command(
     from labs.train.config import check_stage
 
     if list_recipes:
-        _list(as_json)
-        return
+        return _list(as_json)
     if stage is None or recipe is None:
         raise InputError(
             "A stage and a recipe are needed.",
@@ -62,10 +65,10 @@ def command(
             f"The recipe {loaded.name} is for the stage {loaded.stage}, not {stage}.",
             f"Run: labs train {loaded.stage} --recipe {recipe}",
         )
-    raise SystemExit(_run(loaded, output, resume_from or (True if resume else None), as_json))
+    return _run(loaded, output, resume_from or (True if resume else None), as_json)
 
 
-def _list(as_json: bool) -> None:
+def _list(as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -75,13 +78,14 @@ def _list(as_json: bool) -> None:
     if as_json:
         rows = [{"name": r.name, "stage": r.stage, "description": r.description} for r in recipes]
         print(json.dumps(rows))
-        return
+        return 0
     table = Table()
     for heading in ("recipe", "stage", "what it is"):
         table.add_column(heading)
     for r in recipes:
         table.add_row(r.name, r.stage, r.description)
     Console().print(table)
+    return 0
 
 
 def _run(recipe, output: Path | None, resume, as_json: bool) -> int:

@@ -6,6 +6,22 @@ from torch import nn
 from labs.errors import InputError
 from labs.models.parts import part_of
 
+# Vicuna's tokeniser brings no template. haotian-liu/LLaVA llava/conversation.py, conv_vicuna_v1.
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+VICUNA_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}{{ '"
+    + VICUNA_SYSTEM.replace("'", "\\'")
+    + " ' }}{% endif %}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] + ' ' }}"
+    "{% elif m['role'] == 'user' %}{{ 'USER: ' + m['content'] + ' ' }}"
+    "{% else %}{{ 'ASSISTANT: ' + m['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
 
 def assemble_llava(
     language_model: str,
@@ -55,6 +71,8 @@ def assemble_llava(
     if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)  # new rows are drawn
         lm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = VICUNA_TEMPLATE
     patches = (vision.image_size // vision.patch_size) ** 2
     config = LlavaConfig(
         vision_config=vision,

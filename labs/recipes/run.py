@@ -87,7 +87,9 @@ def build_dataset(spec: DataSpec, processor, stage: str):
         ]
         return dataset
     world = world_of(spec)
-    dataset = ConversationDataset([world[0]], processor, spec.max_length, spec.overlong, skips=skips)
+    dataset = ConversationDataset(
+        [world[0]], processor, spec.max_length, spec.overlong, skips=skips
+    )
     dataset.conversations = world  # drawn when asked for, not held
     return dataset
 

@@ -117,11 +117,16 @@ def count(rng, scene, language, of: str | None = None, answer: int | None = None
     return QA("count", question, str(number), {"of": of, "number": number, **about})
 
 
-def colour(rng, scene, language, answer: str | None = None) -> QA:
-    """ "What colour is the ring?" of a ring that is the only one."""
-    obj = _pick(rng, [o for o in _unique(scene) if answer in (None, o.colour)])
-    question = ask("colour", language, rng, what=say(obj.kind, language))
-    return QA("colour", question, say(obj.colour, language), {"kind": obj.kind})
+def colour(rng, scene, language, answer: str | None = None, by: str | None = None) -> QA:
+    """ "What colour is the ring?" of the only ring, or "What colour is the object at the top?" """
+    by = by or rng.choice(("kind", "place"))
+    objects = _unique(scene) if by == "kind" else scene.objects
+    obj = _pick(rng, [o for o in objects if answer in (None, o.colour)])
+    if by == "kind":
+        question = ask("colour", language, rng, what=say(obj.kind, language))
+    else:
+        question = ask("colour_at", language, rng, place=place(obj.position, language))
+    return QA("colour", question, say(obj.colour, language), {"by": by, "kind": obj.kind})
 
 
 def position(rng, scene, language) -> QA:
@@ -216,7 +221,7 @@ MAKERS = {
 def question(task: str, rng: random.Random, split: str, language: str, **wanted):
     """A scene of the split and one question of the task about it; draws until both are possible.
 
-    `wanted` goes to the task's maker (`answer=`, `negatives=`, `of=`). Returns (scene, [QA, …]).
+    `wanted` goes to the task's maker (`answer=`, `negatives=`, `of=`, `by=`). Returns (scene, [QA, …]).
     """
     for _ in range(10_000):
         if task == "ocr":

@@ -38,11 +38,12 @@ def make_record(
     if task in ("existence", "conjunction"):
         wanted.setdefault("answer", index % 2 == 0)
     elif task == "count":
-        wanted.setdefault("of", ("all", "colour", "kind")[index % 3])
+        wanted.setdefault("of", ("all", "colour")[index % 2])
         low = 1 if wanted["of"] == "all" else 0
-        wanted.setdefault("answer", low + (index // 3) % (4 if low else 3))
+        wanted.setdefault("answer", low + (index // 2) % (4 if low else 3))
     elif task == "colour":
         wanted.setdefault("answer", COLOURS[index % len(COLOURS)])
+        wanted.setdefault("by", ("kind", "place")[index // len(COLOURS) % 2])
     scene, turns = question(task, rng, split, language, **wanted)
     return record(f"{split}-{task}-{language}-{index}", scene, turns, language, resolution)
 
@@ -97,7 +98,7 @@ def stream_record(mix: Mix, index: int, split: str = "train", seed: int = 0) -> 
     rng = seeded("stream", seed, index, split)
     language = "zh" if rng.random() < mix.chinese else "en"
     if rng.random() < mix.digits and not rng.random() < mix.described:
-        scene = sample_digit_scene(rng, split, rng.choice((1, 1, 2, 3)))
+        scene = sample_digit_scene(rng, split, rng.choice((1, 1, 1, 2, 3)))
         turns = [MAKERS["ocr"](rng, scene, language)]
         return record(f"{split}-stream-{seed}-{index}", scene, turns, language)
     scene = sample_scene(rng, split)

@@ -7,14 +7,18 @@ from labs.evaluation import chair_scores, wilson_ci
 from labs.models.generation import generate, user_message
 from labs.shapes import caption, is_correct, judge, make_record, parse_yes_no, seeded
 
-# name -> (task, what narrows its questions). Existence is asked three ways, after POPE.
+# name -> (task, what narrows its questions). Existence is asked with random and adversarial
+# negatives, after POPE. `count` asks for all objects or those of a colour, `colour` for the object
+# of a kind or at a place; what is keyed by kind is the hard half and is shown alone as well.
 QUESTIONS = {
     "caption": ("caption", {}),
     "existence": ("existence", {"negatives": "random"}),
     "existence_adversarial": ("existence", {"negatives": "adversarial"}),
     "conjunction": ("conjunction", {}),
     "count": ("count", {}),
+    "count_of_kind": ("count", {"of": "kind"}),
     "colour": ("colour", {}),
+    "colour_of_kind": ("colour", {"by": "kind"}),
     "position": ("position", {}),
     "grounding": ("grounding", {}),
     "reasoning": ("reasoning", {}),

@@ -93,7 +93,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Temporary folders that a killed process left behind."""
     for old in folder.parent.glob(".*.tmp"):
         match = re.fullmatch(r"\..+?\.(\d+)(\.old)?\.tmp", old.name)
-        if not match or os.path.exists(f"/proc/{match[1]}") and int(match[1]) != os.getpid():
+        if not match or (os.path.exists(f"/proc/{match[1]}") and int(match[1]) != os.getpid()):
             continue
         name = old.name[1:].split(f".{match[1]}.")[0]
         if match[2] and not (folder.parent / name).exists():
@@ -174,7 +174,9 @@ def save(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], meta: 
 
     def write(temporary: Path) -> None:
         # clone: tied or sliced tensors may share storage, which safetensors refuses
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS
+        )
         torch.save(state, temporary / STATE)
         (temporary / META).write_text(json.dumps(meta))
 

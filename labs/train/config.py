@@ -52,7 +52,9 @@ class TrainConfig:
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    group_by_length: bool = False  # batches of like length (dataset.lengths), images apart from text
+    group_by_length: bool = (
+        False  # batches of like length (dataset.lengths), images apart from text
+    )
     shuffle: bool = True
     dataloader_num_workers: int = 0
     # optimiser
@@ -92,12 +94,16 @@ class TrainConfig:
     save_final: bool = True
 
     def __post_init__(self):
-        positive = "per_device_train_batch_size per_device_eval_batch_size logging_steps num_train_epochs"
+        positive = (
+            "per_device_train_batch_size per_device_eval_batch_size logging_steps num_train_epochs"
+        )
         for name in (positive + " gradient_accumulation_steps learning_rate").split():
             value = getattr(self, name)  # a wrong type is found, and named, by `checked`
             if isinstance(value, int | float) and value <= 0:
                 raise ValueError(f"{name} must be above 0")
-        for name in "max_steps eval_steps save_steps save_total_limit early_stopping_patience".split():
+        for (
+            name
+        ) in "max_steps eval_steps save_steps save_total_limit early_stopping_patience".split():
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null")

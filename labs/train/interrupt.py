@@ -13,7 +13,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, step: int, checkpoint: Path | None):
         self.step, self.checkpoint = step, checkpoint
-        saved = f"saved in {checkpoint}; resume with --resume" if checkpoint else "nothing was saved"
+        saved = (
+            f"saved in {checkpoint}; resume with --resume" if checkpoint else "nothing was saved"
+        )
         super().__init__(f"Interrupted after step {step}: {saved}.")
 
 

@@ -9,14 +9,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from labs.errors import InputError
-from labs.train import checkpoint, rng
+from labs.train import checkpoint, state
 from labs.train.config import TrainConfig
 from labs.train.freezing import freeze, trainable_names
 from labs.train.interrupt import StopSignal, TrainingInterrupted
@@ -24,6 +24,8 @@ from labs.train.objectives import Batch, Objective
 from labs.train.optim import build_optimizer, build_scheduler
 from labs.train.progress import Progress, TensorBoardLog
 from labs.train.sampler import StepSampler
+from labs.train.setup import build_accelerator, enable_checkpointing
+from labs.train.state import Position
 
 
 @dataclass
@@ -40,19 +42,6 @@ class TrainResult:
         """Steps and values of `loss`, `eval_loss`, `grad_norm`, ... for a plot."""
         found = [(e["step"], e[key]) for e in self.history if key in e]
         return [step for step, _ in found], [value for _, value in found]
-
-
-@dataclass
-class Position:
-    """Where a run stands; all of it goes into a checkpoint."""
-
-    step: int = 0  # optimizer steps done
-    epoch: int = 0
-    epoch_step: int = 0  # steps done in this epoch
-    tokens: int = 0
-    best: float | None = None
-    bad_evals: int = 0
-    history: list[dict] = field(default_factory=list)
 
 
 class Trainer:
@@ -88,7 +77,7 @@ class Trainer:
         self.after_step: Callable[[int], None] | None = None
         self.extra_state: tuple[Callable[[], dict], Callable[[dict], None]] | None = None
 
-        self.accelerator = accelerator = _accelerator(config)
+        self.accelerator = accelerator = build_accelerator(config)
         self.ranks, self.device = accelerator.num_processes, accelerator.device
         self.main = accelerator.is_main_process
         lengths = getattr(train_dataset, "lengths", None) if config.group_by_length else None
@@ -125,7 +114,7 @@ class Trainer:
                     parameter.data = parameter.data.float()
         freeze(self.model, self._policies_at(0))
         if config.gradient_checkpointing:
-            _enable_checkpointing(self.model)
+            enable_checkpointing(self.model)
         if config.torch_compile:
             objective.compile()
         objective.to(self.device)
@@ -135,6 +124,7 @@ class Trainer:
         self.wrapped, self.optimizer = accelerator.prepare(objective, optimizer)
         self.position = Position()
         self.running = torch.zeros((), device=self.device)  # losses since the last log entry
+        self.rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
         self.best_weights: dict[str, Tensor] | None = None
         self.last_checkpoint: Path | None = None
 
@@ -202,7 +192,8 @@ class Trainer:
         items, tokens = 0, 0
         for i, batch in enumerate(batches):
             items += self.objective.count(batch)
-            tokens += batch["input_ids"].numel()
+            mask = batch.get("attention_mask")
+            tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
             batches[i] = self.objective.prepare(batch)
         items, stop = self._agree(items, stop)
         if items == 0:
@@ -247,11 +238,9 @@ class Trainer:
             position = self.position
         self._set_phase(position.step)
         phases = {change.step for change in config.unfreeze if change.step > position.step}
-        progress = Progress(
-            self.total_steps, config, self.objective.unit, position.step, self.main
-        )
+        progress = Progress(self.total_steps, config, self.objective.unit, position.step, self.main)
         board = TensorBoardLog(config, self.main, position.step)
-        stopped = "finished"
+        stopped, norm = "finished", None
         self.objective.train()
         try:
             with StopSignal() as signal:
@@ -282,21 +271,24 @@ class Trainer:
                             raise TrainingInterrupted(position.step, self.last_checkpoint)
                         if stopped != "finished":
                             break
-                if position.step % config.logging_steps and stopped == "finished":
-                    self._log(self._entry(norm), progress, board) if position.step else None
+                if position.step > self._last_logged():
+                    self._log(self._entry(norm), progress, board)
         finally:
             progress.close()
             board.close()
             self.objective.eval()
         if config.load_best_model_at_end and self.best_weights is not None:
-            self._put_weights(self.best_weights)
+            state.put_weights(self, self.best_weights)
         output = Path(config.output_dir) if config.output_dir else None
         return TrainResult(position.history, position.step, stopped, position.best, output)
+
+    def _last_logged(self) -> int:
+        return max((e["step"] for e in self.position.history if "loss" in e), default=0)
 
     def _entry(self, norm: Tensor | None) -> dict:
         """A log entry for the steps since the last one. The only place that waits for the device."""
         position = self.position
-        steps = position.step - max((e["step"] for e in position.history if "loss" in e), default=0)
+        steps = position.step - self._last_logged()
         loss = self.running
         if self.ranks > 1:
             loss = self.accelerator.reduce(loss, "sum")
@@ -377,7 +369,7 @@ class Trainer:
         if position.best is None or loss < position.best - self.config.early_stopping_threshold:
             position.best, position.bad_evals = loss, 0
             if self.config.load_best_model_at_end:
-                self.best_weights = {k: v.clone() for k, v in self._weights().items()}
+                self.best_weights = {k: v.clone() for k, v in state.weights(self).items()}
         else:
             position.bad_evals += 1
         patience = self.config.early_stopping_patience
@@ -385,95 +377,10 @@ class Trainer:
 
     # checkpoints
 
-    def _weights(self) -> dict[str, Tensor]:
-        own = dict(self.model.named_parameters())
-        return {name: own[name].detach() for name in sorted(self.names)}
-
-    @torch.no_grad()
-    def _put_weights(self, weights: dict[str, Tensor]) -> None:
-        own = dict(self.model.named_parameters())
-        for name, tensor in weights.items():
-            own[name].copy_(tensor)
-
     def save(self) -> Path | None:
-        """Write checkpoint-STEP into the output folder (rank 0 writes, all give their RNG)."""
-        if not self.config.output_dir:
-            return None
-        folder = Path(self.config.output_dir) / f"checkpoint-{self.position.step}"
-        states = [rng.state()]
-        if self.ranks > 1:
-            states = [None] * self.ranks
-            torch.distributed.all_gather_object(states, rng.state())
-        running = self.accelerator.reduce(self.running.clone(), "sum")
-        if self.main:
-            scaler = self.accelerator.scaler
-            state = {
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "scaler": scaler.state_dict() if scaler else {},
-                "rng": states,
-                "running": running,
-                "best": self.best_weights or {},
-                "extra": self.extra_state[0]() if self.extra_state else {},
-            }
-            meta = {
-                "position": asdict(self.position),
-                "config": asdict(self.config),
-                "samples": len(self.train_dataset),
-                "ranks": self.ranks,
-                "model": checkpoint.fingerprint(self.model, self.names),
-            }
-            checkpoint.save(folder, self._weights(), state, meta)
-            checkpoint.prune(self.config.output_dir, self.config.save_total_limit)
-        self.accelerator.wait_for_everyone()
-        self.last_checkpoint = folder
-        return folder
+        """Write checkpoint-STEP into the output folder; None where the run has none."""
+        return state.save(self)
 
-    def load(self, folder: Path) -> None:
-        """Put the run back where `folder` left it, to the bit."""
-        weights, state, meta = checkpoint.load(folder)
-        here = checkpoint.fingerprint(self.model, self.names)
-        checkpoint.check_same_model(meta["model"], here, folder)
-        checkpoint.check_same_run(meta, asdict(self.config), len(self.train_dataset), folder)
-        self._put_weights(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.extra_state and state["extra"]:
-            self.extra_state[1](state["extra"])
-        if meta["ranks"] == self.ranks:  # with other ranks there is no "same bits" to keep
-            rng.restore(state["rng"][self.accelerator.process_index])
-        self.position = Position(**meta["position"])
-        if self.main:
-            self.running.copy_(state["running"])
-        self.best_weights = state["best"] or None
-        self.last_checkpoint = Path(folder)
-
-
-def _enable_checkpointing(model: torch.nn.Module) -> None:
-    # Transformers 5 renames it; the reentrant form gives frozen inputs no gradient behind them.
-    new = getattr(model, "activation_checkpointing_enable", None)
-    (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _accelerator(config: TrainConfig):
-    """An Accelerator for this run; one process may hold several runs with other precisions."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision="no")  # "no" cannot fail and tells the device
-    if config.mixed_precision == "no":
-        return accelerator
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        # Accelerate would say nothing and train in float32.
-        raise InputError("`mixed_precision: fp16` needs a GPU.", "Use bf16, or no, on a CPU.")
-    AcceleratorState._reset_state()
-    try:
-        return Accelerator(mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise InputError(
-            f"`mixed_precision: {config.mixed_precision}` cannot be used here: {error}",
-            "Use bf16 or no.",
-        ) from None
+    def load(self, folder: str | Path) -> None:
+        """Put the run back where the checkpoint `folder` left it, to the bit."""
+        state.load(self, Path(folder))

@@ -34,7 +34,7 @@ def apply_method(model: nn.Module, config: TrainConfig) -> Applied:
     if method == "full":
         return Applied({})
     parts = {part_of(name) for name, _ in model.named_parameters()}
-    policies = {part: "frozen" for part in parts} | {"lora": "all"}
+    policies = dict.fromkeys(parts, "frozen") | {"lora": "all"}
     if "lora" in parts:
         raise InputError(
             "The model already carries adapters.", "Merge them first, or load the base model."

@@ -12,7 +12,9 @@ PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 class Progress:
     """A rich bar on a terminal, a line now and then elsewhere, nothing with `progress=False`."""
 
-    def __init__(self, total: int, config: TrainConfig, unit: str, done: int = 0, main: bool = True):
+    def __init__(
+        self, total: int, config: TrainConfig, unit: str, done: int = 0, main: bool = True
+    ):
         self.total, self.unit, self.done = total, unit, done
         terminal = sys.stderr.isatty()
         self.bar = None

@@ -51,7 +51,9 @@ class StepSampler:
         for kind in (order[lengths[order] >= 0], order[lengths[order] < 0]):
             # Sorted within slices of fifty steps: like lengths, yet another mix in each epoch.
             slices = np.array_split(kind, max(1, -(-len(kind) // (50 * self.step_size))))
-            kind = np.concatenate([s[np.argsort(-np.abs(lengths[s]), kind="stable")] for s in slices])
+            kind = np.concatenate(
+                [s[np.argsort(-np.abs(lengths[s]), kind="stable")] for s in slices]
+            )
             cut = len(kind) - len(kind) % self.step_size
             whole += list(kind[:cut].reshape(-1, self.step_size))
             rest.append(kind[cut:])
@@ -66,5 +68,7 @@ class StepSampler:
             samples = order[step * self.step_size : (step + 1) * self.step_size]
             # Equal shares (to one sample), so that every rank has something to do in every step.
             mine = np.array_split(samples, self.ranks)[self.rank].tolist()
-            steps.append([mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)])
+            steps.append(
+                [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+            )
         return steps

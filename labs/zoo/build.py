@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labs.models.places import NAMES, TOKENIZER, ZOO
-from labs.zoo.card import Card, hardware, versions, write_card
+from labs.zoo.card import Card, hardware, read_card, versions, write_card
 from labs.zoo.tokenizer import build_tokenizer
 
 # What can be trained at the same time on two cores, in the order that models are made of each other.
@@ -64,6 +64,12 @@ PLANS = {
 
 def build(name: str, questions: int = 2000, show: bool = True) -> Card:
     """Trains, stores and scores one zoo model; its parts must be built already."""
+    train_and_store(name, show)
+    return score_again(name, questions, show)
+
+
+def train_and_store(name: str, show: bool = True) -> Card:
+    """Trains by the recipe and stores weights with a card that has no scores yet."""
     from labs.recipes import load
     from labs.recipes.run import run_recipe
 
@@ -71,9 +77,6 @@ def build(name: str, questions: int = 2000, show: bool = True) -> Card:
     started = time.monotonic()
     log = (lambda entry: print(f"{name}: {entry}", flush=True)) if show else None
     model, processor, result = run_recipe(recipe, on_log=log)
-    seconds = time.monotonic() - started
-    folder = store(name, model, processor)
-    scores = score(name, questions, show)
     card = Card(
         name=name,
         summary=plan.summary,
@@ -82,12 +85,19 @@ def build(name: str, questions: int = 2000, show: bool = True) -> Card:
         parameters=sum(p.numel() for p in model.parameters()),
         data=plan.data + diseases(recipe),
         steps=result.steps,
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - started, 1),
         hardware=hardware(),
         versions=versions(),
-        scores=scores,
     )
-    write_card(card, folder)
+    store(card, model, processor)
+    return card
+
+
+def score_again(name: str, questions: int = 2000, show: bool = True) -> Card:
+    """Scores the stored weights on held-out questions and writes them on the card."""
+    card = read_card(name)
+    card.scores = score(name, questions, show)
+    write_card(card, ZOO / name)
     return card
 
 
@@ -103,19 +113,19 @@ def diseases(recipe) -> str:
     )
 
 
-def store(name: str, model, processor) -> Path:
-    """Saves in half precision under the zoo's folder, whole or not at all."""
+def store(card: Card, model, processor) -> None:
+    """Saves in half precision with its card under the zoo's folder, whole or not at all."""
     import torch
 
     ZOO.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=ZOO, prefix=f".{name}-"))
+    fresh = Path(tempfile.mkdtemp(dir=ZOO, prefix=f".{card.name}-"))
     model.to(torch.float16).save_pretrained(fresh)
     processor.save_pretrained(fresh)
-    target = ZOO / name
+    write_card(card, fresh)
+    target = ZOO / card.name
     shutil.rmtree(target, ignore_errors=True)
     os.chmod(fresh, 0o755)
     os.replace(fresh, target)
-    return target
 
 
 def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, dict]]:
@@ -155,16 +165,24 @@ def build_all(names=NAMES) -> None:
             subprocess.Popen([sys.executable, "-m", "labs.zoo.build", n], env=environment)
             for n in chosen
         ]
-        if any([process.wait() for process in running]):
+        failed = [process.wait() for process in running]
+        if any(failed):
             raise SystemExit(1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all without")
+    parser.add_argument("--only", choices=("train", "score"), help="half of the work (one name)")
     parser.add_argument("--questions", type=int, default=2000, help="held-out questions a type")
     arguments = parser.parse_args()
-    if len(arguments.names) == 1:
+    if arguments.only and len(arguments.names) != 1:
+        parser.error("--only goes with one name")
+    if arguments.only == "train":
+        train_and_store(arguments.names[0])
+    elif arguments.only == "score":
+        score_again(arguments.names[0], arguments.questions)
+    elif len(arguments.names) == 1:
         build(arguments.names[0], arguments.questions)
     else:
         build_all(arguments.names or NAMES)

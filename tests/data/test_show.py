@@ -88,7 +88,7 @@ def test_command_as_a_process(data):
     """As a person runs it, piped: no colour codes, exit code 0."""
     done = subprocess.run(
         [sys.executable, "-m", "labs.cli.main", "data", "show", f"{data}/data.json:1"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "\x1b[" not in done.stdout and "<image> x 36" in done.stdout

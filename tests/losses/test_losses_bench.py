@@ -7,7 +7,7 @@ from labs.bench.losses import run
 def test_a_quarter_of_the_memory_at_the_same_loss():
     said = []
     row = run(1, widths=(64,), vocabulary=8000, calls=1, progress=said.append)["widths"][64]
-    assert len(said) == len(row["peak_mb"])
+    assert all(any(way in sentence for sentence in said) for way in row["peak_mb"])
     assert row["loss"]["linear"] == pytest.approx(row["loss"]["plain"], rel=1e-6)
     if "trl" in row["loss"]:
         assert row["loss"]["trl"] == pytest.approx(row["loss"]["plain"], rel=1e-6)

@@ -11,7 +11,7 @@ from labs.models import build_tiny_llava
 
 sys.path.insert(0, str(Path(__file__).parent))  # for train_helpers, whatever pytest's import mode
 
-from train_helpers import Samples  # noqa: E402
+from train_helpers import Samples
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from train_helpers import Samples, fork, quiet, weights
 from labs.errors import InputError
 from labs.models import build_tiny_llava
 from labs.models.weights import read_weights
-from labs.train import TrainConfig, TrainingInterrupted, Unfreeze, checkpoint, prepare, train
+from labs.train import TrainConfig, TrainingInterrupted, Unfreeze, checkpoint, prepare, state, train
 
 
 class Noisy(Samples):
@@ -91,7 +91,8 @@ def test_resuming_changes_something(tmp_path, processor, noisy):
     whole, _ = run(tmp_path, processor, noisy, save_steps=3)
     model, _ = build_tiny_llava(seed=0)
     trainer, _ = prepare(model, processor, noisy, config=config(None, output_dir=None))
-    trainer._put_weights(read_weights(tmp_path / "checkpoint-3" / checkpoint.WEIGHTS))
+    weights_of_3 = read_weights(tmp_path / "checkpoint-3" / checkpoint.WEIGHTS)
+    state.put_weights(trainer, weights_of_3)
     trainer.position.step = trainer.position.epoch_step = 3
     trainer.train()
     assert any(not torch.equal(whole[n], w) for n, w in weights(model).items())
@@ -303,7 +304,10 @@ def test_a_spoilt_checkpoint_is_named(good, processor, samples, name, spoil, wor
 
 
 def test_no_checkpoint_is_named(tmp_path, processor, samples):
-    for resume, words in [(True, "no checkpoint to resume"), (tmp_path / "x", "no checkpoint folder")]:
+    for resume, words in [
+        (True, "no checkpoint to resume"),
+        (tmp_path / "x", "no checkpoint folder"),
+    ]:
         with pytest.raises(InputError, match=words):
             run(tmp_path, processor, samples, resume=resume)
     (tmp_path / "checkpoint-9").mkdir()
@@ -327,7 +331,7 @@ def test_a_checkpoint_of_another_run_is_named(good, processor, samples, changes,
 
 def test_a_checkpoint_on_another_base_model_is_named(good, processor, samples):
     other, _ = build_tiny_llava(seed=1)  # same shapes, other frozen weights
-    with pytest.raises(InputError, match="frozen weights .*vision_tower"):
+    with pytest.raises(InputError, match=r"frozen weights .*vision_tower"):
         train(other, processor, samples, config=config(good.parent, max_steps=2), resume=True)
 
 

@@ -252,7 +252,7 @@ def test_bf16_trains_nearly_alike(samples, processor):
 
 def test_fp16_without_a_gpu_is_an_error(model, processor, samples, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # which is what a machine without one does
-    with pytest.raises(InputError, match="fp16.* needs a GPU"):
+    with pytest.raises(InputError, match=r"fp16.* needs a GPU"):
         train(model, processor, samples, config=quiet(mixed_precision="fp16"))
 
 
@@ -274,7 +274,8 @@ class TestSampler:
     def test_every_sample_once_an_epoch_whatever_the_split(self):
         for ranks, accumulation in [(1, 1), (2, 1), (3, 2)]:
             steps = [
-                StepSampler(53, 4, accumulation, ranks, rank, seed=3).epoch(1) for rank in range(ranks)
+                StepSampler(53, 4, accumulation, ranks, rank, seed=3).epoch(1)
+                for rank in range(ranks)
             ]
             seen = [i for rank in steps for step in rank for micro in step for i in micro]
             assert sorted(seen) == list(range(53))
@@ -296,7 +297,7 @@ class TestSampler:
         lengths = [(-1 if i % 3 == 0 else 1) * (5 + i % 40) for i in range(120)]
         sampler = StepSampler(120, 5, seed=1, lengths=lengths)
         steps = [[i for m in step for i in m] for step in sampler.epoch(0)]
-        assert sorted(sum(steps, [])) == list(range(120))
+        assert sorted(i for step in steps for i in step) == list(range(120))
         assert all(len({lengths[i] > 0 for i in step}) == 1 for step in steps)
         spread = [max(abs(lengths[i]) for i in s) - min(abs(lengths[i]) for i in s) for s in steps]
         assert sum(spread) / len(spread) < 5 < 20  # random steps of five spread over about 27
@@ -341,7 +342,7 @@ def test_bad_data_is_named(model, processor, samples, collate):
     with pytest.raises(InputError, match="validation data set is empty"):
         train(model, processor, samples, [], config=quiet())
     blank = [{**s, "labels": torch.full_like(s["labels"], -100)} for s in samples.items[:4]]
-    with pytest.raises(InputError, match="carries? a label"):
+    with pytest.raises(InputError, match=r"carries? a label"):
         train(model, processor, blank, config=quiet())
     collate_any = type(collate)(processor, require_labels=False)
     with pytest.raises(InputError, match="No tokens of step 1 carry a label"):

@@ -108,7 +108,9 @@ def test_a_bottleneck_starts_as_nothing_and_is_the_formula(samples, collate, mod
         adapter.adapter_up.weight.normal_()
         x = torch.randn(2, 3, 128)
         h = adapter.base(x)
-        inner = torch.nn.functional.gelu(h @ adapter.adapter_down.weight.T + adapter.adapter_down.bias)
+        inner = torch.nn.functional.gelu(
+            h @ adapter.adapter_down.weight.T + adapter.adapter_down.bias
+        )
         torch.testing.assert_close(adapter(x), h + inner @ adapter.adapter_up.weight.T)
 
 
@@ -192,6 +194,7 @@ def test_what_is_frozen_stays_and_what_trains_moves(
 
 def test_nf4_is_four_bits_and_close(samples, collate, model):
     import bitsandbytes as bnb
+
     from labs.models.lora import linear_targets
 
     model.eval()
@@ -237,7 +240,7 @@ def test_adalora_prunes_to_its_target(processor, samples, model):
 
 def test_the_orthogonal_penalty_is_peft_own(samples, collate, model, processor):
     config = quiet(method="adalora", lora=LoraSettings(r=2, init_r=4), max_steps=8)
-    trainer, peft_model = prepare(model, processor, samples, config=config)
+    peft_model = prepare(model, processor, samples, config=config)[1]
     batch = collate(samples.items[:4])
     with torch.no_grad():
         plain = model(**batch).loss

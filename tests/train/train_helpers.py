@@ -19,7 +19,10 @@ class Samples:
         image = processor.tokenizer.convert_tokens_to_ids("<image>")
         self.items = []
         for i in range(count):
-            prompt, answer = torch.randint(1, 20, (1,), generator=generator).item(), 1 + (7 * i) % 40
+            prompt, answer = (
+                torch.randint(1, 20, (1,), generator=generator).item(),
+                1 + (7 * i) % 40,
+            )
             text = torch.randint(20, 400, (prompt + answer,), generator=generator)
             pixels = torch.randn(1, 3, 48, 48, generator=generator)
             text_only = text_every and i % text_every == 0
