@@ -90,9 +90,9 @@ def trl(settings: dict) -> None:
     from labs.bench.sft_models import build
 
     class WithoutMetrics(SFTTrainer):
-        """Entropy and token accuracy, which our loop does not log, cannot be switched off in TRL.
+        """TRL less the entropy, token accuracy and token count of each step, which it cannot switch off.
 
-        This is its `compute_loss` with those lines left out.
+        Our loop logs none of them. This is its `compute_loss` with those lines left out.
         """
 
         def __init__(self, *arguments, **named):

@@ -20,7 +20,9 @@ def command(
         list[str] | None,
         typer.Option(help="A question; repeat it for several turns. Without it you type them."),
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter folder to put on top.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="A PEFT adapter folder to put on top.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option()] = 128,
     seed: Annotated[int, typer.Option()] = 0,

@@ -120,7 +120,8 @@ def _unseeded(node: ast.Call, seeded: bool) -> str | None:
         return text
     if name in IN_PLACE_RANDOM and isinstance(node.func, ast.Attribute):
         return text
-    if text.startswith(("np.random.", "numpy.random.")) and name not in SOURCES:
+    # Exactly the module's functions: default_rng(3).random() is a seeded source's method.
+    if text in (f"np.random.{name}", f"numpy.random.{name}") and name not in SOURCES:
         return text
     if text.startswith("random.") and name not in SOURCES:
         return text

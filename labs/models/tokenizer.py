@@ -65,4 +65,3 @@ def train_tokenizer(texts) -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-

@@ -169,8 +169,9 @@ def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool
         if {"name", "build", "assemble"} & set(changes.get("model", {})):
             values["model"] |= {"name": None, "build": None, "assemble": None, "only_tiny": None}
         for section in ("data", "eval_data"):
-            if {"path", "world"} & set(changes.get(section, {})):
-                values[section] = {**(values[section] or {}), "path": None, "world": None}
+            for given_one, other in (("path", "world"), ("world", "path")):
+                if given_one in changes.get(section, {}):
+                    values[section] = {**(values[section] or {}), other: None}
         recipe = fill(Recipe, merge(values, changes), "command line")
     return recipe
 

@@ -138,7 +138,9 @@ def parse_yes_no(text: str) -> str | None:
 
 def parse_number(text: str) -> int | None:
     """The first number in digits or words, or None."""
-    match = re.search(r"\d+|\b(?:zero|one|two|three|four|five|none)\b|[零一两二三四五]", text.lower())
+    match = re.search(
+        r"\d+|\b(?:zero|one|two|three|four|five|none)\b|[零一两二三四五]", text.lower()
+    )
     if not match:
         return None
     return int(match.group()) if match.group().isdigit() else NUMBERS[match.group()]

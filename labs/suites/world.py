@@ -168,5 +168,3 @@ def score(name: str, language: str, pairs: list[tuple[dict, str]]) -> Score:
         name, language, n, correct, sum(i.correct is None for i in judged),
         correct / n, tuple(wilson_ci(correct, n)), **extra,
     )  # fmt: skip
-
-

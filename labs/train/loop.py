@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from labs.errors import InputError
-from labs.train import checkpoint, state
+from labs.train import checkpoint, loading, state
 from labs.train.config import TrainConfig
 from labs.train.freezing import freeze, trainable_names
 from labs.train.interrupt import StopSignal, TrainingInterrupted
@@ -154,23 +154,14 @@ class Trainer:
     # batches
 
     def _batches(self, steps: list[list[list[int]]]) -> Iterator[list[Batch]]:
-        """For each step its micro-batches, on the CPU."""
-        if self.config.dataloader_num_workers == 0:
-            for micro_batches in steps:
-                yield [self.collate([self.train_dataset[i] for i in m]) for m in micro_batches]
-            return
-        loader = torch.utils.data.DataLoader(
+        return loading.batches(
             self.train_dataset,
-            batch_sampler=[indices for step in steps for indices in step],
-            collate_fn=self.collate,
-            num_workers=self.config.dataloader_num_workers,
-            pin_memory=self.device.type == "cuda",
-            # an own generator: a loader would else draw its workers' seed from the global one
-            generator=torch.Generator().manual_seed(self.config.seed + self.position.epoch),
+            self.collate,
+            steps,
+            self.config.dataloader_num_workers,
+            self.config.seed + self.position.epoch,
+            self.device.type == "cuda",
         )
-        batches = iter(loader)
-        for micro_batches in steps:
-            yield [next(batches) for _ in micro_batches]
 
     def _to_device(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":

@@ -143,9 +143,7 @@ def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, 
     model, processor = load(name)
     scores = {}
     for language, n in (("en", questions), ("zh", max(1, questions // 4))):
-        found = evaluate(
-            model, processor, names, n=n, language=language, described=described
-        )
+        found = evaluate(model, processor, names, n=n, language=language, described=described)
         scores[language] = {k: v.to_dict() for k, v in found.items()}
         if show:
             for key, value in scores[language].items():
