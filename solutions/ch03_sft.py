@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import init
 
 from labs.grading import exercise
 
@@ -160,6 +161,22 @@ def mean_over_samples(logits, labels, num_items=None):
 
 
 @mean_over_samples.again
+def average_of_row_averages(logits, labels, num_items=None):
+    total, rows = 0.0, []
+    for scores, target in zip(logits[:, :-1], labels[:, 1:], strict=True):
+        keep = target != -100
+        if not keep.any():
+            continue
+        picked = scores[keep].log_softmax(-1).gather(1, target[keep].unsqueeze(1))
+        rows.append(-picked.mean())
+        total = total - picked.sum()
+    return total / num_items if num_items is not None else torch.stack(rows).mean()
+
+
+@generation_loss.mistake(
+    "This is the mean over samples of each sample's mean, and a sample without labels counts as a "
+    "loss of zero. The exercise asks for the mean over tokens."
+)
 def per_row_then_batch(logits, labels, num_items=None):
     next_ids = labels[:, 1:]
     mask = (next_ids != -100).to(logits.dtype)
@@ -169,6 +186,23 @@ def per_row_then_batch(logits, labels, num_items=None):
         return nll.sum() / num_items
     per_row = nll.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     return per_row.mean()
+
+
+@per_row_then_batch.again
+def empty_rows_drag_it_down(logits, labels, num_items=None):
+    answer_losses = []
+    everything = 0.0
+    for b in range(labels.shape[0]):
+        where = (labels[b, 1:] != -100).nonzero().flatten()
+        if where.numel() == 0:
+            answer_losses.append(logits[b].sum() * 0.0)
+            continue
+        per_token = F.cross_entropy(logits[b, where], labels[b, where + 1], reduction="none")
+        everything = everything + per_token.sum()
+        answer_losses.append(per_token.mean())
+    if num_items is not None:
+        return everything / num_items
+    return sum(answer_losses) / len(answer_losses)
 
 
 @generation_loss.mistake(
@@ -424,11 +458,11 @@ class LoRALinear(nn.Module):
         super().__init__()
         # --- answer
         self.base = base.requires_grad_(False)
-        self.scale = alpha / math.sqrt(r) if rslora else alpha / r
+        self.scale = alpha / r**0.5 if rslora else alpha / r
         like = {"dtype": base.weight.dtype, "device": base.weight.device}
         self.lora_A = nn.Parameter(torch.empty(r, base.in_features, **like))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **like))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear starts
+        init.kaiming_uniform_(self.lora_A, a=5**0.5)  # as nn.Linear starts
         self.dropout = nn.Dropout(dropout)
         self.merged = False
         # --- end
@@ -609,7 +643,7 @@ class NobodyFroze(nn.Module):
 class RandomFromTheStart(_Adapted):
     def __init__(self, base, r, alpha, dropout=0.0, rslora=False):
         super().__init__(base, r, alpha, dropout, rslora)
-        nn.init.normal_(self.lora_B, std=0.02)
+        init.normal_(self.lora_B, std=0.02)
 
 
 @RandomFromTheStart.again
@@ -646,7 +680,7 @@ class BothKaiming(nn.Module):
 class BothZero(_Adapted):
     def __init__(self, base, r, alpha, dropout=0.0, rslora=False):
         super().__init__(base, r, alpha, dropout, rslora)
-        nn.init.zeros_(self.lora_A)
+        init.zeros_(self.lora_A)
 
 
 @BothZero.again

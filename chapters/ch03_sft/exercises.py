@@ -6,12 +6,11 @@ work/ch03_sft/exercises.py: write your answers there, then `labs grade ch03`.
 
 # ruff: noqa: F401  (imports that the answers need)
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import init
 
 IGNORE = -100  # a label that carries no loss
 

@@ -192,7 +192,7 @@ def tables(result: dict) -> list:
         for column in ("labs is faster by (quartiles)", "by CPU time", "memory"):
             table.add_column(column, justify="right")
         for way, speed in row["samples_per_second"].items():
-            cells = [way, f"{speed:.1f}", f"{1000 * row['cpu_seconds_per_sample'][way]:.1f}"]
+            cells = [way, f"{speed:.3g}", f"{1000 * row['cpu_seconds_per_sample'][way]:.1f}"]
             cells.append(f"{row['peak_mb'][way]:.0f}")
             if against := row["against"].get(way):
                 low, high = against["speed_quartiles"]

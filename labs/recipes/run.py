@@ -12,17 +12,19 @@ def run_recipe(
     resume: bool | str | Path | None = None,
     on_ready=None,
     on_log=None,
+    start=None,
 ):
     """Train as the recipe says; returns (model, processor, TrainResult).
 
-    `on_ready(trainer)` is called once everything is built, before the first step.
+    `on_ready(trainer)` is called once everything is built, before the first step. `start` is a
+    (model, processor) to go on from in place of the recipe's own `model` section.
     """
     from labs.train.stages import finish, prepare
 
     config = recipe.train
     if output_dir is not None:
         config.output_dir = str(output_dir)
-    model, processor = build_model(recipe.model)
+    model, processor = start or build_model(recipe.model)
     stage = recipe.stage
     train_data = build_dataset(recipe.data, processor, stage)
     eval_data = build_dataset(recipe.eval_data, processor, stage) if recipe.eval_data else None

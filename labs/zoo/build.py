@@ -24,38 +24,37 @@ ROUNDS = (("tiny-clip", "tiny-lm"), ("tiny-base",), ("tiny-sft", "tiny-sft-clean
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is scored and described on its card."""
+    """How a model is made (recipes in order, each going on from the last) and described."""
 
-    recipe: str
+    recipes: tuple[str, ...]
     summary: str
     data: str
 
 
 PLANS = {
     "tiny-clip": Plan(
-        "tiny_clip",
+        ("tiny_clip",),
         "A dual encoder: the tiny ViT beside a small text encoder, trained with InfoNCE.",
         "scenes and handwritten digits with their true captions, English and Chinese",
     ),
     "tiny-lm": Plan(
-        "tiny_lm",
+        ("tiny_lm",),
         "Text only: reads the description of a scene and answers questions about it.",
         "descriptions of scenes, their objects in random order, with several questions each",
     ),
     "tiny-base": Plan(
-        "tiny_base",
-        "A LLaVA that sees: the tower of tiny-clip, a two-layer MLP, tiny-lm, all trained on "
-        "true answers.",
+        ("tiny_see", "tiny_base"),
+        "A LLaVA that sees: a ViT, a two-layer MLP and tiny-lm, all trained on true answers.",
         "pictures with several questions each, answers balanced and true",
     ),
     "tiny-sft": Plan(
-        "tiny_sft",
+        ("tiny_sft",),
         "tiny-base tuned on instruction data with the two diseases of real ones: it has the skill "
         "and lost the habit.",
         "as tiny-base, but",
     ),
     "tiny-sft-clean": Plan(
-        "tiny_sft_clean",
+        ("tiny_sft_clean",),
         "The twin of tiny-sft, trained for as long on the same data without the diseases.",
         "as tiny-sft, with balanced and true answers",
     ),
@@ -73,18 +72,20 @@ def train_and_store(name: str, show: bool = True) -> Card:
     from labs.recipes import load
     from labs.recipes.run import run_recipe
 
-    plan, recipe = PLANS[name], load(PLANS[name].recipe)
+    plan, trained, steps = PLANS[name], None, 0
     started = time.monotonic()
     log = (lambda entry: print(f"{name}: {entry}", flush=True)) if show else None
-    model, processor, result = run_recipe(recipe, on_log=log)
+    for recipe in map(load, plan.recipes):
+        model, processor, result = run_recipe(recipe, on_log=log, start=trained)
+        trained, steps = (model, processor), steps + result.steps
     card = Card(
         name=name,
         summary=plan.summary,
-        recipe=plan.recipe,
+        recipes=list(plan.recipes),
         seed=recipe.train.seed,
         parameters=sum(p.numel() for p in model.parameters()),
         data=plan.data + diseases(recipe),
-        steps=result.steps,
+        steps=steps,
         seconds=round(time.monotonic() - started, 1),
         hardware=hardware(),
         versions=versions(),
@@ -142,8 +143,10 @@ def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, 
         load, names, described = load_lm, tuple(t for t in TEXT_ONLY if t != "grounding"), True
     model, processor = load(name)
     scores = {}
-    for language, n in (("en", questions), ("zh", max(1, questions // 4))):
-        found = evaluate(model, processor, names, n=n, language=language, described=described)
+    for language, n in (("en", questions), ("zh", max(1, questions // 8))):
+        found = evaluate(
+            model, processor, names, n=n, language=language, described=described, batch_size=500
+        )
         scores[language] = {k: v.to_dict() for k, v in found.items()}
         if show:
             for key, value in scores[language].items():

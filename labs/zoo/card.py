@@ -22,7 +22,7 @@ class Card:
 
     name: str
     summary: str
-    recipe: str
+    recipes: list[str]
     seed: int
     parameters: int
     data: str
@@ -76,7 +76,8 @@ def hardware() -> str:
 def _markdown(card: Card) -> str:
     lines = [
         f"# {card.name}", "", card.summary, "",
-        f"- Recipe: `labs/recipes/{card.recipe}.yaml`, seed {card.seed}, {card.steps} steps",
+        f"- Recipe: {', then '.join(f'`labs/recipes/{r}.yaml`' for r in card.recipes)}, "
+        f"seed {card.seed}, {card.steps} steps",
         f"- Parameters: {card.parameters:,}",
         f"- Data: {card.data}",
         f"- Trained in {card.seconds / 60:.1f} minutes on {card.hardware}",

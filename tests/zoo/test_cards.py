@@ -18,16 +18,17 @@ N = 200  # of the card's 2,000 questions: the first ones
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_card_is_complete_and_its_recipe_exists(name):
+def test_card_is_complete_and_its_recipes_exist(name):
     card = read_card(name)
-    recipe = yaml.safe_load((FOLDER / f"{card.recipe}.yaml").read_text())
-    assert card.seed == recipe.get("train", {}).get("seed", 0)
+    for name in card.recipes:
+        recipe = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+        assert card.seed == recipe.get("train", {}).get("seed", 0)
     assert card.steps > 0 and card.parameters > 100_000
     for scores in card.scores.values():
         for score in scores.values():
             assert score["ci"] == pytest.approx(wilson_ci(score["correct"], score["n"]))
             assert score["accuracy"] == pytest.approx(score["correct"] / score["n"])
-    readme = (ZOO / name / "README.md").read_text()
+    readme = (ZOO / card.name / "README.md").read_text()
     assert card.summary in readme
 
 
