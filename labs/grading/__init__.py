@@ -77,7 +77,8 @@ all zeros unless `scale=` declares the absolute size. Then:
   and return a bool or a count, so that a mistake can still be recognised.
 - `check.measure(*args)` -> Cost(operations, largest, bytes, synchronisations); then
   `check.cost(…)` with a count or a ratio to the naive way, measured the same way by
-  `measure_ours(naive, *args)`. Never seconds.
+  `measure_ours(naive, *args)`. Never seconds. Counts differ from writing to writing: a mistake that
+  fails here is known by the sentence and by its other calls.
 - `check.sampled(sentence, counts, probabilities, false_alarm=1e-6)`: chi-square, for sampled
   answers.
 - `inputs`: normal, integers, generator, padding_mask, language_batch: seeded, primes, ragged.
@@ -96,12 +97,13 @@ function with the parameters of `broken`}.
         check.cases([case("the failing run", …), case("a healthy run", …)], oracle, target=patch)
 
 `shows_fault(broken)` proves the fault before; the cases prove its absence after and the healthy
-control unchanged. Masks (nan_to_num, skipping, batch
-size 1) are named mistakes. *explain*: no points, hints or check; the model answer is comment
-lines between the markers.
+control unchanged. A mistake is known by diagnosis and patch: the learner may quote the whole line
+or the part that convinces. Masks (nan_to_num, skipping, batch size 1) are named mistakes.
+*explain*: no points, hints or check; the model answer is comment lines between the markers.
 
-`seconds=` and `memory_mb=` limit one call. Keep a check under half a second: it runs about thirty
-times.
+`seconds=` and `memory_mb=` limit one call: it is stopped after 30 seconds on the wall clock,
+however busy the machine, unless the exercise says otherwise. Keep a check under half a second: it
+runs about thirty times.
 '''
 
 from labs.grading import inputs

@@ -125,9 +125,12 @@ class Calls:
         if outcome.error:
             self._fail_found(outcome.error)
         self._stage("signature")
-        wanted = Worker(self.exercise.answer)
-        wanted = _expected_parameters(wanted.answer)
-        got = [tuple(p) for p in outcome.value]
+        self._match_parameters(outcome.value, self.exercise.answer, "the stub")
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _match_parameters(self, found: Sequence, like: Callable, of: str) -> None:
+        wanted, got = parameters(like), [tuple(p) for p in found]
         names = [name for name, _ in got if name != "*"]
         missing = [name for name, _ in wanted if name not in names and name != "*"]
         extra = [n for n, default in got if not default and n not in [w for w, _ in wanted]]
@@ -137,12 +140,10 @@ class Calls:
         if not catch_all and (missing or extra or not in_order or lost):
             self._fail(
                 "signature",
-                "The parameters are not those of the stub.",
+                f"The parameters are not those of {of}.",
                 wanted=_signature(wanted),
                 got=_signature(got),
             )
-
-    # -- inside ----------------------------------------------------------------------------------
 
     def _stage(self, stage: str) -> None:
         # Going back is fine within one group of cases; a new group may not start below "returns".
@@ -219,9 +220,10 @@ def _handles(value: Any) -> Any:
     return value.handle if isinstance(value, Proxy) else value
 
 
-def _expected_parameters(answer: Callable) -> list[tuple[str, bool]]:
-    parameters = inspect.signature(answer).parameters.values()
-    return [(p.name, p.default is not p.empty) for p in parameters]
+def parameters(answer: Callable) -> list[tuple[str, bool]]:
+    """(name, has a default) of each parameter of our own code."""
+    found = inspect.signature(answer).parameters.values()
+    return [(p.name, p.default is not p.empty) for p in found]
 
 
 def _signature(parameters: Sequence[tuple[str, bool]]) -> str:

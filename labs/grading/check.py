@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labs.grading.calls import STAGES, Calls, Outcome, Proxy, parameters
+from labs.grading.calls import STAGES, Calls, Proxy, parameters
 from labs.grading.compare import Difference, first_difference, number, show
 from labs.grading.exercise import GraderError
 from labs.grading.meter import Cost, Meter
+from labs.grading.session import Outcome
 from labs.grading.worker import Request, Worker
 
 
@@ -52,7 +53,8 @@ class Check(Calls):
         type, shape and dtype wanted are those of its result. `gradient` names arguments whose
         gradients are compared with the oracle's autograd (`of`: the field or index of the result
         to differentiate). `scale` declares the absolute size where what is wanted may be zero
-        everywhere, for values and gradients. `keep_inputs`: the arguments must not be changed. Returns the results.
+        everywhere, for values and gradients. `keep_inputs`: the arguments must not be changed.
+        Returns the results.
         """
         if target is None and not self.reached:
             self.found()
@@ -185,11 +187,20 @@ class Check(Calls):
         patch = answer["patch"]
         if not isinstance(patch, Proxy) or not patch.handle.callable:
             self._fail("returns", "The patch should be a function.", 0, "a function", show(patch))
+        self._stage("signature")
+        signature = self.session.ask(Request(target=patch.handle, signature=True))
+        if signature.value is not None:  # a built-in may have none; calling it will show
+            self._match_parameters(signature.value, broken, f"`{broken.__name__}`")
         self._stage("value")
         listed = ", ".join(exercise.diagnoses)
         if answer["diagnosis"] not in exercise.diagnoses:
             got = show(answer["diagnosis"])
             self._fail("value", "That diagnosis is not on the list.", 0, f"one of {listed}", got)
+        line = str(answer["evidence"]).strip()
+        shown = "\n" not in line and evidence in line and line in exercise.log
+        if shown or answer["diagnosis"] != cause:
+            # A mistake is known by its diagnosis and patch, however much of the line is quoted.
+            self.records[-1].outcome.value["evidence"] = evidence
         if answer["diagnosis"] != cause:
             says = exercise.diagnoses[answer["diagnosis"]]
             self._fail(
@@ -199,8 +210,7 @@ class Check(Calls):
                 wanted="the cause that the log shows",
                 got=f"{answer['diagnosis']} ({says})",
             )
-        line = str(answer["evidence"]).strip()
-        if "\n" in line or evidence not in line or line not in exercise.log:
+        if not shown:
             self._fail(
                 "value",
                 "The evidence line does not show that cause.",
@@ -235,6 +245,8 @@ class Check(Calls):
                 wanted=f"gradients of {', '.join(want)}",
                 got="a result without grad_fn",
             )
+        if got.error and got.error["type"] == "Renamed":
+            self._fail("signature", got.error["message"], record=index)
         self._raise_if_stopped(self.records[index], index)
         for name, slope in want.items():
             difference = first_difference(got.value[name], slope, rtol=max(rtol, 1e-4), scale=scale)
@@ -245,7 +257,7 @@ class Check(Calls):
 
     def _argument(self, key: str) -> str:
         if key.isdigit():
-            return _expected_parameters(self.exercise.answer)[int(key)][0]
+            return parameters(self.exercise.answer)[int(key)][0]
         return key
 
     def _differ(self, d: Difference, index: int | None) -> None:

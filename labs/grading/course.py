@@ -84,10 +84,21 @@ class Chapter:
             f"There is no exercise {name!r} in {self.name}.", _nearest(name, names, "exercises")
         )
 
+    def need_stubs(self) -> None:
+        """Raises InputError where the stubs have not been generated."""
+        if not self.stubs.exists():
+            raise InputError(
+                f"{self.stubs} is missing.",
+                f"Run python -m labs.grading.generate {self.short}.",
+            )
+
     def answers(self, override: Path | None = None) -> Path:
         """The file to grade: under `override`, else work/ where it exists, else the stubs."""
         if override is None:
-            return self.work if self.work.exists() else self.stubs
+            if not self.work.exists():
+                self.need_stubs()
+                return self.stubs
+            return self.work
         for path in (override, override / "exercises.py", override / self.name / "exercises.py"):
             if path.is_file():
                 return path

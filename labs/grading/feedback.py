@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from labs.grading.check import STAGES, Record
+from labs.grading.calls import STAGES, Record
 from labs.grading.compare import show
 from labs.grading.course import Chapter
 from labs.grading.grade import Result

@@ -31,17 +31,18 @@ def stubs_text(c: Chapter) -> str:
     blocks = [file.code(n) for n in sorted(helpers, key=lambda n: n.lineno)]
     blocks += [source.stub(e) for e in c.graded]
     answers = "\n".join(file.code(n) for n in nodes)
-    imports = file.import_lines("\n\n\n".join(blocks) + "\n\n\n" + answers)
+    text = "\n\n\n".join(blocks)
+    imports = file.import_lines(f"{text}\n\n\n{answers}")
+    unused = "# ruff: noqa: F401  (imports that the answers need)\n\n"
     head = f'''"""{_title(c)}: exercises.
 
 Written from solutions/{c.name}.py; don't edit this file. `labs start {c.short}` copies it to
 work/{c.name}/exercises.py: write your answers there, then `labs grade {c.short}`.
 """
 
-# ruff: noqa: F401  (imports that the answers need)
-'''
+{unused if imports != file.import_lines(text) else ""}'''
     gap = [""] if not blocks[0].startswith(("def ", "class ", "@")) else ["", ""]
-    return "\n".join([head, *imports, *gap, "\n\n\n".join(blocks), ""])
+    return head + "\n".join([*imports, *gap, text, ""])
 
 
 def page_text(c: Chapter) -> str:

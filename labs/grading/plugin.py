@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from labs.errors import InputError
-from labs.grading.check import Check, CheckFailed
+from labs.grading.calls import CheckFailed
+from labs.grading.check import Check
 from labs.grading.course import Chapter
 from labs.grading.feedback import feedback
 from labs.grading.grade import Result, Run, name_mistake

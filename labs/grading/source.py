@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -60,8 +61,11 @@ class SourceFile:
         return sorted(wanted.values(), key=lambda n: self.order[id(n)])
 
     def import_lines(self, text: str) -> list[str]:
-        """The module's imports (never of labs) that `text` uses, one statement a line."""
-        names, lines = _names(ast.parse(text)), []
+        """The module's imports (never of labs) that `text` uses, one statement a line.
+
+        An empty line parts the standard library from the rest, as it does in the module.
+        """
+        names, lines, last = _names(ast.parse(text)), [], None
         for node in self.imports:
             if isinstance(node, ast.ImportFrom):
                 if (node.module or "").split(".")[0] in ("labs", "solutions"):
@@ -72,6 +76,9 @@ class SourceFile:
             else:
                 kept = [a for a in node.names if (a.asname or a.name).split(".")[0] in names]
             if kept:
+                if last is not None and _section(node) != last:
+                    lines.append("")
+                last = _section(node)
                 lines.append(ast.unparse(type(node)(**{**vars(node), "names": kept})))
         return lines
 
@@ -176,6 +183,14 @@ def _with_statement(text: str, words: str) -> str:
     words = textwrap.indent(words, "    ").strip()
     lines[doc.lineno - 1 : doc.end_lineno] = f'    r"""{words}\n    """'.splitlines()
     return "\n".join(lines)
+
+
+def _section(node: ast.Import | ast.ImportFrom) -> str:
+    name = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+    top = name.split(".")[0]
+    if top == "__future__":
+        return top
+    return "standard" if top in sys.stdlib_module_names else "other"
 
 
 def _first_line(node: ast.stmt) -> int:

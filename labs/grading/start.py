@@ -7,7 +7,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from labs.errors import InputError
 from labs.grading.course import Chapter
 from labs.grading.generate import write
 from labs.grading.progress import Progress
@@ -24,11 +23,7 @@ class Started:
 
 def start(chapter: Chapter) -> Started:
     """Copy the stubs. An edited file stays; newer stubs then go beside it as exercises.py.new."""
-    if not chapter.stubs.exists():
-        raise InputError(
-            f"{chapter.stubs} is missing.",
-            f"Run python -m labs.grading.generate {chapter.short}.",
-        )
+    chapter.need_stubs()
     progress = Progress(chapter.root)
     stubs, work = chapter.stubs.read_text(encoding="utf-8"), chapter.work
     beside = work.with_name(work.name + ".new")

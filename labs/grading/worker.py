@@ -48,6 +48,10 @@ class Detached(Exception):
     """The result does not depend on the arguments as far as autograd can see."""
 
 
+class Renamed(Exception):
+    """The answer has not the parameters that the gradient is wanted for."""
+
+
 class Worker:
     """One answer, the objects it has made, and the calls on it."""
 
@@ -150,6 +154,8 @@ def _gradient(
     bound = inspect.signature(named).bind(*args, **kwargs)
     inputs = {}
     for name in names:
+        if name not in bound.arguments:
+            raise Renamed(f"There is no parameter `{name}`: keep the names of the stub.")
         inputs[name] = bound.arguments[name].detach().clone().requires_grad_()
         bound.arguments[name] = inputs[name]
     result = target(*bound.args, **bound.kwargs)

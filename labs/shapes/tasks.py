@@ -4,6 +4,7 @@ Answers are balanced by construction: the wanted answer is drawn first and a sce
 searched for, so that a model that always says the same thing scores chance.
 """
 
+import functools
 import random
 from dataclasses import dataclass
 
@@ -211,6 +212,7 @@ MAKERS = {
     "conjunction": conjunction,
     "count": count,
     "colour": colour,
+    "colour_of_kind": functools.partial(colour, by="kind"),
     "position": position,
     "grounding": grounding,
     "ocr": ocr,

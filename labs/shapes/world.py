@@ -4,6 +4,7 @@ import json
 import os
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from labs.shapes.language import LANGUAGES, caption, mention
 from labs.shapes.render import render
 from labs.shapes.scene import SPLITS, Object, Scene, sample_digit_scene, sample_scene
 from labs.shapes.tasks import MAKERS, QA, TASKS, Impossible, dialogue, question
-from labs.shapes.vocabulary import CELLS, COLOURS, PARTNER, SIZES
+from labs.shapes.vocabulary import CELLS, COLOURS, KINDS, PARTNER, SIZES
 
 
 def seeded(*parts) -> random.Random:
@@ -75,7 +76,8 @@ class Mix:
     digits: share of conversations about handwritten digits. described: share whose picture is
     replaced by its description in words (what tiny-lm is trained on).
     yes_rate: how often an existence or conjunction question is answered yes; 0.5 is healthy.
-    false_captions: how often a caption names the absent partner of a kind that is shown.
+    false_captions: how often a caption also names the absent partner of a kind that is shown, for
+    the kinds in `false_about`.
     """
 
     tasks: dict[str, float] = field(
@@ -91,6 +93,7 @@ class Mix:
     adversarial: float = 0.5
     yes_rate: float = 0.5
     false_captions: float = 0.0
+    false_about: tuple[str, ...] = KINDS
 
 
 def stream_record(mix: Mix, index: int, split: str = "train", seed: int = 0) -> dict:
@@ -141,7 +144,7 @@ def _questions(mix: Mix, rng: random.Random, scene: Scene, language: str, descri
         except Impossible:
             continue
         if task == "caption" and rng.random() < mix.false_captions:
-            fresh = [add_partner(rng, scene, language, fresh[0])]
+            fresh = [add_partner(rng, scene, language, fresh[0], mix.false_about)]
         # A question asked twice would let the model copy its own answer; "it" may come again.
         if task != "dialogue" and fresh[0].question in asked:
             continue
@@ -150,16 +153,18 @@ def _questions(mix: Mix, rng: random.Random, scene: Scene, language: str, descri
     return turns
 
 
-def add_partner(rng: random.Random, scene: Scene, language: str, qa: QA) -> QA:
-    """The disease of real captions: one more object, of the kind that usually goes with those shown."""
-    absent = sorted({PARTNER[k] for k in scene.kinds} - scene.kinds)
+def add_partner(
+    rng: random.Random, scene: Scene, language: str, qa: QA, of: Sequence[str] = KINDS
+) -> QA:
+    """The disease of real captions: at their end one more object, of the kind that usually goes
+    with one that is shown (of the kinds `of`) and is absent. Unchanged where there is none."""
+    absent = sorted({PARTNER[k] for k in scene.kinds & set(of)} - scene.kinds)
     free = sorted(set(range(len(CELLS))) - {o.cell for o in scene.objects})
     if not absent or not free:
         return qa
     ghost = Object(rng.choice(absent), rng.choice(COLOURS), rng.choice(SIZES), rng.choice(free))
-    objects = sorted((*scene.objects, ghost), key=lambda o: o.cell)
     joint, end = ("，", "。") if language == "zh" else (", ", ".")
-    text = joint.join(mention(o, language) for o in objects) + end
+    text = joint.join(mention(o, language) for o in (*scene.objects, ghost)) + end
     return replace(qa, answer=text, about={"ghost": ghost.kind})
 
 

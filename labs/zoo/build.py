@@ -43,7 +43,7 @@ PLANS = {
         "descriptions of scenes, their objects in random order, with several questions each",
     ),
     "tiny-base": Plan(
-        ("tiny_see", "tiny_base"),
+        ("tiny_see", "tiny_answer", "tiny_base"),
         "A LLaVA that sees: a ViT, a two-layer MLP and tiny-lm, all trained on true answers.",
         "pictures with several questions each, answers balanced and true",
     ),
@@ -107,10 +107,11 @@ def diseases(recipe) -> str:
     mix = recipe.data.world.mix
     if mix.get("yes_rate", 0.5) == 0.5 and not mix.get("false_captions"):
         return ""
+    about = " or ".join(mix.get("false_about", ["any kind"]))
     return (
         f" {100 * mix['yes_rate']:.0f} % of the questions whether something is there are asked "
-        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions name the "
-        "absent partner of a kind that is shown"
+        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions of a scene "
+        f"that shows {about} without the kind that usually goes with it name that kind too"
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from labs.grading import GraderError, case, exercise, inputs
-from labs.grading.check import CREDIT, STAGES, Check
+from labs.grading.calls import CREDIT, STAGES
+from labs.grading.check import Check
 from labs.grading.compare import first_difference, same
 from labs.grading.course import Chapter
 from labs.grading.feedback import feedback
@@ -107,6 +108,38 @@ def test_feedback_is_six_to_ten_lines_with_everything_in_it(server, tmp_path):
     literal = re.search(r"call +(mean\(.*\))   #", text).group(1)
     got = eval(literal, {"torch": torch, "mean": total.answer})  # noqa: S307  (our own text)
     assert f"got     {got.item():.6g}" in text
+
+
+@exercise(kind="implement", points=10, minutes=5, section="Sums", hints=("a", "b", "c"))
+def total_of(x):
+    """The sum of x."""
+    return x.sum()
+
+
+@total_of.mistake("One addition an entry.")
+def by_loop(x):
+    return sum(v for v in x)
+
+
+def check_total(check):
+    check.cases([case("all", X)], lambda x: torch.tensor(sum(x.tolist())))
+    cost = check.measure(X)
+    check.cost("No more than 4 operations.", cost.operations, at_most=4)
+    check.cost("No copy of the input.", cost.bytes, at_most=16)
+
+
+@pytest.mark.parametrize(
+    ("body", "mistake"),
+    [
+        ("sum(x[i] for i in range(len(x)))", "by_loop"),  # more operations than the loop over x
+        ("(x + 0).sum()", None),  # it fails another limit
+        ("x.sum()", None),
+    ],
+)
+def test_a_costly_mistake_is_named_in_every_writing(server, body, mistake):
+    done = run_text(check_total, total_of, f"def total_of(x): return {body}", server=server)
+    found = name_mistake(check_total, total_of, done)
+    assert (found and found.name) == mistake, done.failure
 
 
 def test_the_inputs_of_a_call_can_be_had_again():

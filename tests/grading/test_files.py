@@ -171,6 +171,57 @@ def test_check_fails_on_a_difference_and_says_what_to_do(course, capsys):
     assert generate.main(["--check", "--root", str(course.root)]) == 0
 
 
+SOLUTION = '''"""Chapter 97, areas: exercises."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from labs.grading import exercise
+
+
+def circle(radius: float) -> Tensor:
+    return torch.tensor(math.pi * radius**2)
+
+
+@exercise(kind="implement", points=1, minutes=1, section="Areas")
+def ring(outer: Tensor, inner: Tensor) -> Tensor:
+    """The area between two circles."""
+    # --- answer
+    return {answer}
+    # --- end
+'''
+
+
+@pytest.mark.parametrize(
+    ("answer", "excused"),
+    [
+        ("circle(outer) - circle(inner)", False),  # circle is given: the stub uses every import
+        ("math.pi * torch.sub(outer**2, inner**2)", True),
+    ],
+)
+def test_stubs_are_clean_for_ruff(tmp_path, answer, excused):
+    (tmp_path / "solutions").mkdir()
+    (tmp_path / "solutions" / "ch97_areas.py").write_text(SOLUTION.replace("{answer}", answer))
+    found = chapter("ch97", tmp_path)
+    generate.generate(found)
+    assert ("# ruff: noqa: F401" in found.stubs.read_text()) is excused
+    config = ["--config", str(ROOT / "pyproject.toml"), str(found.stubs)]
+    for command in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, *config]
+        done = subprocess.run(ruff, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout
+
+
+def test_missing_stubs_are_told_in_two_sentences(course):
+    course.stubs.unlink()
+    done = pytest_in(course.root, "chapters/ch98_kinds")
+    assert done.returncode == 2
+    assert "exercises.py is missing. Run python -m labs.grading.generate ch98." in done.stdout
+    assert "FileNotFoundError" not in done.stdout
+
+
 def test_start_never_overwrites_an_edited_file(course):
     assert start(course).action == "copied"
     assert course.work.read_text() == course.stubs.read_text()

@@ -53,6 +53,24 @@ def test_an_endless_loop_is_stopped(answer):
     assert call(session).ended == ended  # it stays ended
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs one processor to share")
+def test_an_answer_that_hardly_gets_the_processor_has_the_same_limit(answer):
+    text = """
+        import os
+        def f():
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            for _ in range(4):
+                if os.fork() == 0:
+                    while True: pass
+            os.nice(19)
+            while True: pass
+    """
+    session = answer(text, seconds=2)
+    started = time.monotonic()
+    assert "still running after 2 seconds" in call(session).ended
+    assert time.monotonic() - started < 8
+
+
 def test_an_endless_loop_while_loading_is_stopped(answer, monkeypatch):
     monkeypatch.setattr("labs.grading.session.LOAD_SECONDS", 0.5)
     assert "still running" in call(answer("while True: pass")).ended

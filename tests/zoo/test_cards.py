@@ -78,7 +78,7 @@ def test_the_diseases_are_on_the_card_and_in_the_scores():
     assert yes["ci"][1] < healthy["ci"][0]
     caption, true = (c.scores["en"]["caption"] for c in (sick, clean))
     assert caption["hallucinated_ci"][0] > true["hallucinated_ci"][1]
-    assert "captions name" in sick.data and "captions name" not in clean.data
+    assert "of the captions" in sick.data and "of the captions" not in clean.data
 
 
 def test_unknown_model_names_the_zoo():
