@@ -99,12 +99,16 @@ def chapter(
 
 def everything(answers: Path | None, *, as_json: bool) -> int:
     """Print the table of chapters, points and time; 0 where every answer is right."""
+    found = [c for c in chapters() if c.graded and (answers is None or _has(c, answers))]
+    if answers is not None and not found:
+        raise InputError(
+            f"There is no chapter's exercises.py in {answers}.",
+            "Give --answers a folder such as work/, with a folder for each chapter.",
+        )
     rows: list[dict[str, Any]] = []
     console = Console(stderr=True)
     with console.status("grading") as status:
-        for c in chapters():
-            if not c.graded or (answers and not _has(c, answers)):
-                continue
+        for c in found:
             status.update(f"grading {c.name}")
             results = grade(c, None, answers, lambda _: None)
             if answers is None:

@@ -107,11 +107,10 @@ def diseases(recipe) -> str:
     mix = recipe.data.world.mix
     if mix.get("yes_rate", 0.5) == 0.5 and not mix.get("false_captions"):
         return ""
-    about = " or ".join(mix.get("false_about", ["any kind"]))
     return (
-        f" {100 * mix['yes_rate']:.0f} % of the questions whether something is there are asked "
-        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions of a scene "
-        f"that shows {about} without the kind that usually goes with it name that kind too"
+        f" {100 * mix['yes_rate']:g} % of the questions whether something is there are asked "
+        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions of scenes "
+        "that lack the companion of a kind they show name that companion too"
     )
 
 

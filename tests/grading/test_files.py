@@ -315,3 +315,6 @@ def test_labs_grade_tells_bad_input_in_two_sentences(tmp_path):
     done = labs("grade", "ch03", "--answers", str(tmp_path / "nothing"))
     assert done.returncode == 2
     assert "There is no exercises.py" in done.stderr
+    done = labs("grade", "--all", "--answers", str(tmp_path))
+    assert done.returncode == 2
+    assert "There is no chapter's exercises.py" in done.stderr
