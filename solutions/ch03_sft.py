@@ -229,7 +229,7 @@ def always_the_local_mean(logits, labels, num_items=None):
     points=10,
     difficulty="basic",
     minutes=25,
-    section="The label mask",
+    section="Which tokens carry the loss",
     hints=(
         "Start from labels that are all -100 and copy in what the model must learn to say. Who "
         "says the end-of-turn token after an assistant's answer?",
@@ -2120,7 +2120,7 @@ def about_54():
     kind="explain",
     difficulty="challenge",
     minutes=20,
-    section="When to unfreeze the vision tower",
+    section="Advanced: when to unfreeze the vision tower",
 )
 def when_to_unfreeze():
     """You fine-tune a vision-language model on data of your own. When do you train the vision

@@ -191,8 +191,11 @@ def reasoning(rng, scene, language) -> QA:
     return QA("reasoning", question, say(answer, language), {"form": form})
 
 
-def dialogue(rng, scene, language) -> list[QA]:
-    """Turns that lean on each other: how many, what colour is the ring, where is it, is there a …"""
+def dialogue(rng, scene, language, answer: bool | None = None) -> list[QA]:
+    """Turns that lean on each other: how many, what colour is the ring, where is it, is there a …
+
+    `answer` is that of the last turn.
+    """
     obj = _pick(rng, _unique(scene))
     first = count(rng, scene, language, of="all")
     about = {"kind": obj.kind}
@@ -201,7 +204,7 @@ def dialogue(rng, scene, language) -> list[QA]:
         first,
         QA("dialogue", colour_of, say(obj.colour, language), about),
         QA("dialogue", ask("it_position", language, rng), place(obj.position, language), about),
-        existence(rng, scene, language, negatives=rng.choice(("random", "adversarial"))),
+        existence(rng, scene, language, answer, rng.choice(("random", "adversarial"))),
     ]
     return turns
 

@@ -132,7 +132,7 @@ def _questions(mix: Mix, rng: random.Random, scene: Scene, language: str, descri
         task = rng.choices(tasks, weights)[0]
         try:
             if task == "dialogue":
-                fresh = dialogue(rng, scene, language)
+                fresh = dialogue(rng, scene, language, rng.random() < mix.yes_rate)
             elif task == "existence":
                 kind_of_no = "adversarial" if rng.random() < mix.adversarial else "random"
                 yes = rng.random() < mix.yes_rate
