@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"There is no command {name!r}.",
                 f"Did you mean `labs {near[0]}`?" if near else "`labs --help` lists the commands.",
             )
-        load_command(name)(arguments[1:], prog_name=f"labs {name}")
+        code = load_command(name)(arguments[1:], prog_name=f"labs {name}", standalone_mode=False)
     except InputError as error:
         if debug:
             raise
@@ -89,11 +89,15 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps({"error": error.what, "do": error.do}, ensure_ascii=False))
         print(f"error: {error.what}\n       {error.do}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
-    except SystemExit as stop:  # how typer ends: 0, 2 for a wrong option, or the command's own code
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+    except Exception as error:
+        # A wrong option: typer keeps its own copy of click, so the class has no public name.
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        return error.exit_code
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_turns_go_on_and_a_folder_is_asked_picture_by_picture(capsys, picture):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "empty"),
+        (b"", "zero bytes"),
         (b"<!DOCTYPE html><html></html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "LFS"),
         (b"\x89PNG\r\n\x1a\n and then nothing", "scene.png"),
