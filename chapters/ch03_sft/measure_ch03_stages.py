@@ -1,4 +1,4 @@
-"""Stages from separately trained parts: tiny-clip's tower, tiny-lm and a new connector.
+"""Stages from parts that never met: tiny-base's tower, tiny-lm and a new connector.
 
 Same number of steps on captions for each plan; what differs is what trains when.
 """
@@ -32,7 +32,7 @@ def assembled():
     """Parts that never met."""
     model, processor = build_tiny_llava(seed=0)
     copy_part(model, "language_model", "tiny-lm")
-    copy_part(model, "vision_tower", "tiny-clip")
+    copy_part(model, "vision_tower", "tiny-base")
     return model, processor
 
 
