@@ -1,6 +1,7 @@
 """Stages from parts that never met: tiny-base's tower, tiny-lm and a new connector.
 
-Same number of steps on captions for each plan; what differs is what trains when.
+Same number of steps on captions for each plan; what differs is what trains when. Measured too: what
+is left of the language model's old skill.
 """
 
 import json
@@ -66,9 +67,19 @@ def main() -> None:
             losses += fit.losses()[1]
             gaps.append((len(losses), image_gap(model, held_out)))
         score = evaluate(model, processor, ("caption",), n=200)["caption"].to_dict()
-        results[name] = {"loss": losses, "gaps": gaps, "caption": score}
-        say_progress(f"{name}: loss {losses[-1]:.3f}, gaps {gaps}, {score}")
+        # What tiny-lm could do before: answer about a scene described in words, without a picture.
+        text = evaluate(model, processor, ("existence",), n=200, described=True)["existence"]
+        results[name] = {
+            "loss": losses,
+            "gaps": gaps,
+            "caption": score,
+            "text": text.to_dict(),
+        }
+        say_progress(f"{name}: loss {losses[-1]:.3f}, {gaps}, {score}, text {text.accuracy}")
     code = [*CODE, "labs/recipes/assemble.py", "labs/suites", script(__file__)]
+    model, processor = assembled()
+    start = evaluate(model, processor, ("existence",), n=200, described=True)["existence"].to_dict()
+    results = {"plans": results, "text_before": start}
     print(json.dumps({"seed": 0, "code": code, "results": results}))
 
 
