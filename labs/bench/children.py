@@ -5,8 +5,9 @@ sets itself up and then waits. Only one of them works at a time; they take turns
 each round, so that a busy minute of the machine falls on all of them, and a ratio is taken within a
 round before the median is taken over the rounds.
 
-The parent speaks first: a line on a child's standard input is a turn, a line of JSON on its standard
-output is what the turn measured. The first line, which the child says by itself, is its set-up.
+The parent speaks first: a line on a child's standard input is a turn, a line of JSON on a pipe of its
+own is what the turn measured. The first line, which the child says by itself, is its set-up. What a
+library prints, at import too, goes to standard error and never between the two.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+PIPE = "LABS_BENCH_PIPE"  # the number of the file descriptor that a child reports on
 TAIL = 15  # lines of a failed child's standard error
 
 Progress = Callable[[str], Any]
@@ -49,19 +51,23 @@ class Child:
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
+        reading, writing = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps({"way": way, **(settings or {})})],
             cwd=ROOT,
-            env=environment,
+            env=environment | {PIPE: str(writing)},
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self.errors,
             stderr=self.errors,
+            pass_fds=[writing],
             text=True,
         )
+        os.close(writing)  # the child's end: with ours open, its death would not end the file
+        self.measured = os.fdopen(reading)
 
     def read(self) -> dict:
         """The next thing it has to say. Raises ChildFailed if it ends instead."""
-        line = self.process.stdout.readline()
+        line = self.measured.readline()
         if not line:
             raise self._failure()
         return json.loads(line)
@@ -91,19 +97,15 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
+        self.measured.close()
         self.errors.close()
 
 
 class Turns:
-    """The child's end: `ready` once, then `wait` and `report` in each turn.
-
-    Everything else that the process prints, a library's chatter too, goes to standard error.
-    """
+    """The child's end: `ready` once, then `wait` and `report` in each turn."""
 
     def __init__(self):
-        self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
+        self.out = os.fdopen(int(os.environ[PIPE]), "w")
 
     def ready(self, setup: dict | None = None) -> None:
         """Say that the set-up is done."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -271,7 +272,8 @@ RIGHT = "\n\ndef weights_gb():\n    return 14.0\n"
 def test_pytest_grades_work_where_it_exists_and_the_stubs_otherwise(course):
     done = pytest_in(course.root, "chapters/ch98_kinds")
     assert done.returncode == 1
-    assert done.stdout.count("not started, 0 of") == 3
+    headings = re.findall(r"^\w+: not started, 0 of", done.stdout, re.MULTILINE)
+    assert len(headings) == 3  # pytest's summary repeats them under CI, after the test's id
     assert "Traceback" not in done.stdout
     start(course)
     course.work.write_text(course.work.read_text() + RIGHT)
