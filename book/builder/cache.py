@@ -25,6 +25,8 @@ SHARED = (
     "tools",
     "book/measurements",
     "book/builder",
+    "book/notebook.py",
+    "book/measure.py",
     "book/labs.mplstyle",
     "constraints.txt",
 )

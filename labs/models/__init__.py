@@ -1,5 +1,7 @@
 """Architectures, loading and generation. Stock *Transformers* classes wherever they exist."""
 
+import logging
+
 from labs.models.generation import assistant_message, generate, user_message
 from labs.models.loading import load_clip, load_lm, load_vlm
 from labs.models.tiny import build_tiny_clip, build_tiny_llava, build_tiny_lm, tiny_tokenizer
@@ -16,3 +18,7 @@ __all__ = [
     "tiny_tokenizer",
     "user_message",
 ]
+
+# bitsandbytes warns at import, which PEFT does for everybody, that a faster CPU kernel could be
+# downloaded. Nobody who trains here can or need act on it.
+logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
