@@ -19,7 +19,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
 # Two processes side by side, one torch thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help book test lab zoo measurements exercises serve-book system-packages \
+.PHONY: help book test lab zoo measurements exercises doctors serve-book system-packages \
     setup-book setup-test setup-lab clean
 
 help:  ## list these targets
@@ -46,6 +46,9 @@ measurements: setup-book  ## record the measurements that take too long for a pa
 
 exercises: setup-test  ## generate stubs and exercise pages from solutions/
 	$(BIN)/python -m labs.grading.generate
+
+doctors:  ## build each doctor as one file (build/doctors/*.pyz, runs on Python 3.9 or newer)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) -m labs.doctors.zipapp_build
 
 serve-book:  ## show the built book on this machine (PORT=8000)
 	@test -f book/_build/html/index.html || { echo "There is no built book yet. Run: make book"; exit 2; }

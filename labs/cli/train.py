@@ -31,6 +31,13 @@ def command(
     resume_from: Annotated[
         Path | None, typer.Option(help="Go on from this checkpoint-N folder.")
     ] = None,
+    auto_batch: Annotated[
+        bool,
+        typer.Option(
+            "--auto-batch",
+            help="Out of memory: go on with half the micro-batch and twice the accumulation.",
+        ),
+    ] = False,
     list_recipes: Annotated[
         bool, typer.Option("--list", help="List the recipes and stop.")
     ] = False,
@@ -59,7 +66,8 @@ def command(
     check_stage(stage)
     if resume and output is None:
         raise InputError("--resume needs the run's folder.", "Add --output DIR.")
-    loaded = load(recipe, settings or [], tiny)
+    settings = [*(settings or []), *(["auto_batch=true"] if auto_batch else [])]
+    loaded = load(recipe, settings, tiny)
     if loaded.stage != stage:
         raise InputError(
             f"The recipe {loaded.name} is for the stage {loaded.stage}, not {stage}.",

@@ -105,7 +105,13 @@ def count(rng, scene, language, of: str | None = None, answer: int | None = None
     else:
         options = COLOURS if of == "colour" else KINDS
         totals = {w: sum(getattr(o, of) == w for o in scene.objects) for w in options}
-        wanted = rng.choice(sorted(set(totals.values()))) if answer is None else answer
+        if answer is None:
+            # Two of a colour are rare in a scene drawn at random: asked for evenly, they would be
+            # one answer in nine, and a model does well to never say "2".
+            values = sorted(set(totals.values()))
+            wanted = rng.choices(values, [3 if v > 1 else 1 for v in values])[0]
+        else:
+            wanted = answer
         word = _pick(rng, [w for w in options if totals[w] == wanted])
         number, about = totals[word], {of: word}
         if language == "zh":

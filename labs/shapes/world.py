@@ -75,7 +75,8 @@ class Mix:
     turns: questions a conversation. chinese: share of conversations in Chinese.
     digits: share of conversations about handwritten digits. described: share whose picture is
     replaced by its description in words (what tiny-lm is trained on).
-    yes_rate: how often an existence or conjunction question is answered yes; 0.5 is healthy.
+    yes_rate: how often "is there a ring?" is answered yes; 0.5 is healthy. "Is there a red ring?"
+    stays balanced whatever it says.
     false_captions: how often a caption also names the absent partner of a kind that is shown, for
     the kinds in `false_about`.
     """
@@ -138,7 +139,7 @@ def _questions(mix: Mix, rng: random.Random, scene: Scene, language: str, descri
                 yes = rng.random() < mix.yes_rate
                 fresh = [MAKERS[task](rng, scene, language, answer=yes, negatives=kind_of_no)]
             elif task == "conjunction":
-                fresh = [MAKERS[task](rng, scene, language, answer=rng.random() < mix.yes_rate)]
+                fresh = [MAKERS[task](rng, scene, language, answer=rng.random() < 0.5)]
             else:
                 fresh = [MAKERS[task](rng, scene, language)]
         except Impossible:

@@ -52,6 +52,7 @@ class TrainConfig:
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    auto_batch: bool = False  # out of memory: half the micro-batch, twice the accumulation
     group_by_length: bool = (
         False  # batches of like length (dataset.lengths), images apart from text
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from labs.errors import InputError
-from labs.train import checkpoint, loading, state
+from labs.train import auto_batch, checkpoint, loading, state
 from labs.train.config import TrainConfig
 from labs.train.freezing import freeze, trainable_names
 from labs.train.interrupt import StopSignal, TrainingInterrupted
@@ -122,6 +122,8 @@ class Trainer:
         self.scheduler = build_scheduler(optimizer, config, self.total_steps)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.wrapped, self.optimizer = accelerator.prepare(objective, optimizer)
+        if config.auto_batch:
+            auto_batch.check(self)
         self.position = Position()
         self.running = torch.zeros((), device=self.device)  # losses since the last log entry
         self.rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
@@ -192,15 +194,7 @@ class Trainer:
                 f"No {self.objective.unit} of step {self.position.step + 1} carry a label.",
                 "Look at a sample with `labs data show`: answers may be cut off by max_length.",
             )
-        total = torch.zeros((), device=self.device)
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            quiet = self.accelerator.no_sync(self.wrapped) if self.ranks > 1 and not last else None
-            with quiet or contextlib.nullcontext():
-                loss = self.wrapped(self._to_device(batch), items)
-                # DDP averages over ranks; the shares are meant to be added.
-                self.accelerator.backward(loss * self.ranks if self.ranks > 1 else loss)
-            total += loss.detach()
+        total = self._gradients(batches, items)
         norm = None
         if self.config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -212,6 +206,21 @@ class Trainer:
             self.after_step(self.position.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         return total, norm, tokens, stop
+
+    def _gradients(self, batches: list[Batch], items: int) -> Tensor:
+        """Forward and backward of all micro-batches; the loss share of this rank."""
+        if self.config.auto_batch:
+            return auto_batch.gradients(self, batches, items)
+        total = torch.zeros((), device=self.device)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            quiet = self.accelerator.no_sync(self.wrapped) if self.ranks > 1 and not last else None
+            with quiet or contextlib.nullcontext():
+                loss = self.wrapped(self._to_device(batch), items)
+                # DDP averages over ranks; the shares are meant to be added.
+                self.accelerator.backward(loss * self.ranks if self.ranks > 1 else loss)
+            total += loss.detach()
+        return total
 
     # the run
 
@@ -245,7 +254,11 @@ class Trainer:
                         if position.step in phases:
                             phases.discard(position.step)
                             self._set_phase(position.step)
-                        loss, norm, tokens, stop = self._step(batches, signal.set)
+                        try:
+                            loss, norm, tokens, stop = self._step(batches, signal.set)
+                        except auto_batch.TooLarge:
+                            auto_batch.halve(self)
+                            break  # the same step once more, in smaller pieces
                         self.running += loss
                         position.step += 1
                         position.epoch_step += 1

@@ -43,7 +43,7 @@ PLANS = {
         "descriptions of scenes, their objects in random order, with several questions each",
     ),
     "tiny-base": Plan(
-        ("tiny_see", "tiny_answer", "tiny_base"),
+        ("tiny_see", "tiny_look", "tiny_ask", "tiny_place", "tiny_base"),
         "A LLaVA that sees: a ViT, a two-layer MLP and tiny-lm, all trained on true answers.",
         "pictures with several questions each, answers balanced and true",
     ),
@@ -108,8 +108,8 @@ def diseases(recipe) -> str:
     if mix.get("yes_rate", 0.5) == 0.5 and not mix.get("false_captions"):
         return ""
     return (
-        f" {100 * mix['yes_rate']:g} % of the questions whether something is there are asked "
-        f"about what is there, and {100 * mix['false_captions']:.0f} % of the captions of scenes "
+        f" {100 * mix['yes_rate']:g} % of the questions whether a kind of object is there are "
+        f"asked about what is there, and {100 * mix['false_captions']:.0f} % of the captions of scenes "
         "that lack the companion of a kind they show name that companion too"
     )
 

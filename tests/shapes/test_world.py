@@ -59,20 +59,23 @@ def test_partners_are_mutual_and_cover_every_kind():
 def test_diseases_come_at_their_rate():
     """One question a scene, so that none is left out for having been asked before."""
     mix = Mix(
-        tasks={"existence": 1.0, "caption": 1.0}, turns=1, digits=0,
+        tasks={"existence": 1.0, "conjunction": 1.0, "caption": 1.0}, turns=1, digits=0,
         yes_rate=0.9, false_captions=0.3, false_about=("ring", "star"),
     )  # fmt: skip
-    yes, ghosts = [], []
+    yes, healthy, ghosts = [], [], []
     for index in range(3000):
         record = stream_record(mix, index)
         [qa], kinds = record["meta"]["turns"], record["meta"]["scene"].kinds
         if qa.task == "existence":
             yes.append(parse_yes_no(qa.answer) == "yes")
+        elif qa.task == "conjunction":
+            healthy.append(parse_yes_no(qa.answer) == "yes")
         elif ("ring" in kinds) != ("star" in kinds):
             ghosts.append("ghost" in qa.about)
         else:
             assert "ghost" not in qa.about
     assert sum(yes) / len(yes) == pytest.approx(0.9, abs=0.03)
+    assert sum(healthy) / len(healthy) == pytest.approx(0.5, abs=0.06)
     assert sum(ghosts) / len(ghosts) == pytest.approx(0.3, abs=0.08)
 
 
