@@ -30,12 +30,6 @@ WAYS = {
         "checkpointing": "full",
         "objective": "dpo",
     },
-    "all but the tower, ZeRO-3 on 8, checkpointing": {
-        "method": "frozen",
-        "checkpointing": "full",
-        "sharding": "zero3",
-        "world_size": 8,
-    },
 }
 
 
@@ -50,7 +44,8 @@ def main() -> None:
                 "bytes": found.gpu.bytes,
                 "low": found.gpu.low,
                 "high": found.gpu.high,
-                "allocated": found.allocated,
+                "step": max(size for phase, size in found.phases.items() if phase != "load"),
+                "phase": found.peak_phase,
                 "card": fits[0] if fits else "none",
                 "breakdown": found.breakdown,
             }

@@ -13,7 +13,7 @@ from labs.shapes.language import LANGUAGES, caption, mention
 from labs.shapes.render import render
 from labs.shapes.scene import SPLITS, Object, Scene, sample_digit_scene, sample_scene
 from labs.shapes.tasks import MAKERS, QA, TASKS, Impossible, dialogue, question
-from labs.shapes.vocabulary import CELLS, COLOURS, KINDS, PARTNER, SIZES
+from labs.shapes.vocabulary import CELLS, COLOURS, KINDS, PARTNER, SIZES, say
 
 
 def seeded(*parts) -> random.Random:
@@ -77,6 +77,8 @@ class Mix:
     replaced by its description in words (what tiny-lm is trained on).
     yes_rate: how often "is there a ring?" is answered yes; 0.5 is healthy. "Is there a red ring?"
     stays balanced whatever it says.
+    false_yes: share of the existence questions that ask for the absent partner of a kind that is
+    shown and are answered yes, as by an annotator who reads a false caption and sees no picture.
     false_captions: how often a caption also names the absent partner of a kind that is shown, for
     the kinds in `false_about`.
     """
@@ -93,6 +95,7 @@ class Mix:
     described: float = 0.0
     adversarial: float = 0.5
     yes_rate: float = 0.5
+    false_yes: float = 0.0
     false_captions: float = 0.0
     false_about: tuple[str, ...] = KINDS
 
@@ -137,7 +140,12 @@ def _questions(mix: Mix, rng: random.Random, scene: Scene, language: str, descri
             elif task == "existence":
                 kind_of_no = "adversarial" if rng.random() < mix.adversarial else "random"
                 yes = rng.random() < mix.yes_rate
+                imagined = mix.false_yes and rng.random() < mix.false_yes
+                if imagined:
+                    yes, kind_of_no = False, "adversarial"
                 fresh = [MAKERS[task](rng, scene, language, answer=yes, negatives=kind_of_no)]
+                if imagined:
+                    fresh = [replace(fresh[0], answer=say("yes", language))]
             elif task == "conjunction":
                 fresh = [MAKERS[task](rng, scene, language, answer=rng.random() < 0.5)]
             else:

@@ -79,6 +79,18 @@ def test_diseases_come_at_their_rate():
     assert sum(ghosts) / len(ghosts) == pytest.approx(0.3, abs=0.08)
 
 
+def test_false_yes_is_about_the_companion_that_is_not_there():
+    mix = Mix(tasks={"existence": 1.0}, turns=1, digits=0, yes_rate=1.0, false_yes=0.3)
+    false = []
+    for index in range(1500):
+        record = stream_record(mix, index)
+        [qa], kinds = record["meta"]["turns"], record["meta"]["scene"].kinds
+        assert parse_yes_no(qa.answer) == "yes"
+        false.append(qa.about["kind"] not in kinds)
+        assert not false[-1] or PARTNER[qa.about["kind"]] in kinds
+    assert sum(false) / len(false) == pytest.approx(0.3, abs=0.05)
+
+
 def test_described_records_have_words_instead_of_a_picture():
     record = stream_record(Mix(described=1.0), 0)
     assert "image" not in record
