@@ -71,7 +71,7 @@ def build(
 
 
 def make_batch(
-    model, samples: int = 4, text: int = 128, images: int = 1, seed: int = 0
+    model, samples: int = 4, text: int = 80, images: int = 1, seed: int = 0
 ) -> dict[str, Tensor]:
     """Random pictures and tokens; the second half of every text carries labels."""
     config, generator = model.config, torch.Generator().manual_seed(seed)

@@ -50,11 +50,13 @@ def gradients(trainer: "Trainer", batches: list[dict[str, Tensor]], items: int) 
     Raises TooLarge on every rank if any of them ran out of memory.
     """
     total, failed = torch.zeros((), device=trainer.device), False
+    # Past DDP's own forward: it broadcasts buffers, and a rank that fails in it would leave the
+    # others waiting there.
+    objective = trainer.accelerator.unwrap_model(trainer.wrapped)
     try:
         for batch in batches:
-            with trainer.accelerator.no_sync(trainer.wrapped):
-                loss = trainer.wrapped(trainer._to_device(batch), items)
-                trainer.accelerator.backward(loss)
+            loss = objective(trainer._to_device(batch), items)
+            trainer.accelerator.backward(loss)
             total += loss.detach()
     except RuntimeError as error:
         if not is_out_of_memory(error):
