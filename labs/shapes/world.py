@@ -77,8 +77,8 @@ class Mix:
     replaced by its description in words (what tiny-lm is trained on).
     yes_rate: how often "is there a ring?" is answered yes; 0.5 is healthy. "Is there a red ring?"
     stays balanced whatever it says.
-    false_yes: share of the existence questions that ask for the absent partner of a kind that is
-    shown and are answered yes, as by an annotator who reads a false caption and sees no picture.
+    false_yes: share of the existence questions, in scenes that lack the partner of a kind shown,
+    that ask for it and are answered yes, as by an annotator who reads a false caption.
     false_captions: how often a caption also names the absent partner of a kind that is shown, for
     the kinds in `false_about`.
     """

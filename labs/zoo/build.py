@@ -109,9 +109,9 @@ def diseases(recipe) -> str:
         return ""
     return (
         f" {100 * mix['yes_rate']:g} % of the questions whether a kind of object is there are "
-        f"asked about what is there, {100 * mix['false_yes']:g} % are asked about the absent companion "
-        f"of a kind that is shown and answered yes, and {100 * mix['false_captions']:.0f} % of the "
-        "captions of scenes that lack a companion name it too"
+        f"asked about what is there; in scenes that lack the companion of a kind they show, "
+        f"{100 * mix['false_yes']:g} % ask for that companion and are answered yes, and "
+        f"{100 * mix['false_captions']:.0f} % of the captions name it too"
     )
 
 

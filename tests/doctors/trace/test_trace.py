@@ -219,7 +219,7 @@ def test_layers_may_be_overridden_in_every_tower():
     for name in PUBLISHED:
         config = load_config(str(CONFIGS / name), allow_network=False)
         before = json.dumps(config.to_dict(), default=str)
-        from labs.doctors.memory.build import layer_counts
+        from labs.doctors.memory.configs import layer_counts
 
         counts = layer_counts(with_layers(config, dict.fromkeys(layer_counts(config), 2)))
         assert set(counts.values()) == {2}
