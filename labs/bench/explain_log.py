@@ -32,7 +32,7 @@ ERROR = (
 )
 FRAMES = (
     "Traceback (most recent call last):\n"
-    '  File "/work/train.py", line 12, in <module>\n    trainer.train()\n'
+    '  File "/job/train.py", line 12, in <module>\n    trainer.train()\n'
     '  File "/lib/site-packages/torch/nn/functional.py", line 3029, in cross_entropy\n'
     "    return torch._C._nn.cross_entropy_loss(\n"
 )

@@ -15,7 +15,7 @@ LLAMA = "transformers/models/llama/modeling_llama.py"
 QWEN = "transformers/models/qwen2_vl/modeling_qwen2_vl.py"
 STEP = (TRAINER, "training_step", "loss = self.compute_loss(model, inputs)")
 CALL = ("torch/nn/modules/module.py", "_call_impl", "return forward_call(*args, **kwargs)")
-MAIN = ("/work/train.py", "<module>", "trainer.train()")
+MAIN = ("/job/train.py", "<module>", "trainer.train()")
 STEPS = "\n".join(f"{{'loss': 1.{n}, 'grad_norm': 0.5, 'epoch': 0.{n}}}" for n in range(10, 50))
 
 
@@ -71,7 +71,7 @@ LOGS = {
         "/opt/lib/torch/distributed/fsdp/_state_dict_utils.py:312: UserWarning: Failed to clone() tensor with name "
         "lm_head.weight on rank 1. Error: " + error("1.13", **FULL).partition(": ")[2],
         "checkpoint_save", "certain"),
-    "load": (failing(("/work/train.py", "main", "model = AutoModelForCausalLM.from_pretrained(name).to(device)")),
+    "load": (failing(("/job/train.py", "main", "model = AutoModelForCausalLM.from_pretrained(name).to(device)")),
              "model_load", "likely"),
     "checkpoint back on its GPU": (
         failing(("torch/serialization.py", "load", "return _legacy_load(opened_file, map_location)"),
@@ -161,7 +161,7 @@ LOGS = {
         "| Non-releasable memory |   40000 MiB |   41000 MiB |  900000 MiB |  800000 MiB |\n"
         "torch.OutOfMemoryError: CUDA out of memory.", "fragmentation", "likely"),
     "full GPU in nvidia-smi": (
-        traceback(("/work/a.py", "<module>", "torch.zeros(1).cuda()"), last="RuntimeError: CUDA error: out of memory")
+        traceback(("/job/a.py", "<module>", "torch.zeros(1).cuda()"), last="RuntimeError: CUDA error: out of memory")
         + "\n| N/A   30C    P0    70W / 400W |  80500MiB / 81920MiB |      0%      Default |"
         "\n|    0   N/A  N/A      9999      C   python                          80400MiB |", "gpu_already_full", "likely"),
     "Triton's shared memory": ("triton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 163840, Hardware limit: 101376.",
@@ -255,11 +255,11 @@ def test_the_other_error_is_pointed_at():
     "frame, wrong",
     [
         (("/envs/vllm/lib/python3.11/site-packages/torch/nn/functional.py", "linear", "return f(x)"), "inference_engine_share"),
-        (("/work/vision/train.py", "step", "x = block(x)"), "vision_tokens"),
-        (("/work/run.py", "main", "trainer = build(eval_dataset=data)"), "evaluation"),
-        (("/work/run.py", "main", "images = images.to(device)"), "model_load"),
-        (("/work/run.py", "main", "loss = model(train_sample)"), "generation"),
-        (("/work/run.py", "main", "model.load_state_dict(state)"), "checkpoint_save"),
+        (("/job/vision/train.py", "step", "x = block(x)"), "vision_tokens"),
+        (("/job/run.py", "main", "trainer = build(eval_dataset=data)"), "evaluation"),
+        (("/job/run.py", "main", "images = images.to(device)"), "model_load"),
+        (("/job/run.py", "main", "loss = model(train_sample)"), "generation"),
+        (("/job/run.py", "main", "model.load_state_dict(state)"), "checkpoint_save"),
     ],
 )  # fmt: skip
 def test_names_around_the_call_do_not_mislead(frame, wrong):

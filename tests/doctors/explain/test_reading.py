@@ -15,7 +15,7 @@ from labs.errors import InputError
 from tests.doctors.explain.rendering import FULL, error, ranked, traceback
 
 LAST = traceback(
-    ("/work/train.py", "<module>", "trainer.train()"),
+    ("/job/train.py", "<module>", "trainer.train()"),
     ("torch/nn/functional.py", "cross_entropy", "return torch._C._nn.cross_entropy_loss("),
     last=error("2.4", **FULL),
 )
@@ -79,7 +79,7 @@ def test_interleaved_ranks_each_keep_their_traceback():
     one = ranked(LAST, 0).split("\n")
     other = ranked(
         traceback(
-            ("/work/train.py", "<module>", "trainer.train()"),
+            ("/job/train.py", "<module>", "trainer.train()"),
             ("torch/optim/adamw.py", "_init_group", 'state["exp_avg"] = torch.zeros_like('),
             last=error("2.4", **{**FULL, "gpu": 1}),
         ),
