@@ -26,6 +26,7 @@ PATCH_SIZE = 8  # 6 x 6 = 36 image tokens
 # Transformers' default of 0.02 is made for wide models. At a width of 128 it starts queries and
 # keys so small that attention stays flat for 35,000 examples; about 1/sqrt(width) does not.
 INITIALIZER_RANGE = 0.09
+CLIP_END = "<|text_end|>"
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -122,8 +123,13 @@ def build_tiny_llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, Llav
 
 def build_tiny_clip(seed: int = 0) -> tuple[CLIPModel, LlavaProcessor]:
     """tiny-clip: the tiny LLaVA's own tower beside a text encoder of 3 layers of width 96."""
-    processor = tiny_processor()
-    tokenizer = processor.tokenizer
+    tokenizer = tiny_tokenizer()
+    # A text's feature is the state of its end token. For an end token with the id 2, as ours has,
+    # Transformers reads the state at the largest id of the text instead: right for the first CLIP
+    # files, whose end was the last word of the vocabulary, and for us the state of some colour, which
+    # has not seen the rest of the caption. So texts end here with a token of their own.
+    tokenizer.add_special_tokens({"eos_token": CLIP_END})
+    processor = tiny_processor(tokenizer)
     config = CLIPConfig(
         vision_config=tiny_vision_config().to_dict(),
         text_config=CLIPTextConfig(

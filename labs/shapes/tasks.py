@@ -222,6 +222,7 @@ MAKERS = {
     "count": count,
     "colour": colour,
     "colour_of_kind": functools.partial(colour, by="kind"),
+    "colour_at": functools.partial(colour, by="place"),
     "position": position,
     "grounding": grounding,
     "ocr": ocr,

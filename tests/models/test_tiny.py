@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from labs.errors import InputError
-from labs.models import build_tiny_llava, generate, load_vlm, tiny_tokenizer, user_message
+from labs.models import (
+    build_tiny_clip,
+    build_tiny_llava,
+    generate,
+    load_vlm,
+    tiny_tokenizer,
+    user_message,
+)
 from labs.models.generation import encode_prompts, render_prompt
 from labs.shapes import make_record
 
@@ -116,3 +123,15 @@ def test_placeholders_must_match_the_images(tiny):
     model, processor = tiny
     with pytest.raises(InputError, match="Conversation 0 has 1 image placeholders and 0 images"):
         generate(model, processor, [[user_message("Describe the image.", 1)]], [[]])
+
+
+def test_a_clip_text_is_read_at_its_end():
+    """Its feature has seen every word: another last word, another feature."""
+    model, processor = build_tiny_clip()
+    tokenizer = processor.tokenizer
+    texts = [f"a large yellow {kind}" for kind in ("ring", "star")]
+    batch = tokenizer([t + tokenizer.eos_token for t in texts], return_tensors="pt", padding=True)
+    assert (batch["input_ids"][:, -1] == tokenizer.eos_token_id).all()
+    with torch.no_grad():
+        first, second = model.get_text_features(**batch).pooler_output
+    assert (first - second).norm() > 0.01 * first.norm()
