@@ -10,6 +10,14 @@ from labs.settings import nearest
 BENCHES = {
     "sft": ("labs.bench.sft", "A step of supervised fine-tuning against TRL's SFTTrainer."),
     "losses": ("labs.bench.losses", "Head and loss in one against the plain way and TRL's."),
+    "infonce": (
+        "labs.bench.infonce",
+        "InfoNCE in blocks against the whole matrix of similarities.",
+    ),
+    "connectors": (
+        "labs.bench.connectors",
+        "Connectors of a VLM at equal training compute, by type of question (25 minutes).",
+    ),
     "memory": ("labs.bench.followed", "The OOM doctor's bytes against PyTorch's profiler's."),
     "explain_log": ("labs.bench.explain_log", "The OOM doctor's `explain` on a log of 1 GB."),
     "run_overhead": ("labs.bench.run_overhead", "What the OOM doctor's `run` costs a step."),

@@ -1,5 +1,6 @@
 """`labs bench`: measure against other people's code."""
 
+import inspect
 import json
 import sys
 import time
@@ -15,6 +16,9 @@ def command(
         int | None,
         typer.Option(min=1, help="Fresh sets of children; more tell more and take longer."),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The short form, in seconds, of a bench that has one.")
+    ] = False,
     list_benches: Annotated[
         bool, typer.Option("--list", help="List the benches and stop.")
     ] = False,
@@ -29,6 +33,7 @@ def command(
 
     Examples:  labs bench --list
                labs bench sft
+               labs bench connectors --quick
                labs bench losses --repeats 5 --output book/measurements/bench_losses.json
     """
     from labs.bench import BENCHES, load_bench
@@ -45,6 +50,10 @@ def command(
         raise InputError(f"There is no folder {output.parent}.", "Create it, or write elsewhere.")
     bench = load_bench(name)
     settings = {} if repeats is None else {"repeats": repeats}
+    if quick:
+        if "quick" not in inspect.signature(bench.run).parameters:
+            raise InputError(f"The bench `{name}` has no short form.", "Run it without --quick.")
+        settings["quick"] = True
     try:
         with _Status() as status:
             result = bench.run(**settings, progress=status.say)
@@ -55,6 +64,7 @@ def command(
     from labs.bench.record import make_record, write_record
 
     line = f"labs bench {name}" + (f" --repeats {repeats}" if repeats else "")
+    line += " --quick" if quick else ""
     record = make_record(line, bench.SEED, bench.CODE, result)
     if output is not None:
         write_record(output, record)

@@ -1,8 +1,10 @@
-"""`labs data show`: a sample as the model sees it."""
+"""`labs data`: a sample as the model sees it (`show`), and what a picture costs (`tokens`)."""
 
 import re
 
 import typer
+
+from labs.cli.data_tokens import tokens
 
 app = typer.Typer(
     add_completion=False,
@@ -10,6 +12,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Look at samples as the model sees them.",
 )
+app.command()(tokens)
 
 
 @app.callback()

@@ -23,7 +23,7 @@ COMMANDS = {
     "hint": ("labs.cli.hint", "The next hint of an exercise."),
     "grade": ("labs.cli.grade", "Grade your answers, or the graders themselves."),
     "data": ("labs.cli.data", "Look at samples as the model sees them."),
-    "train": ("labs.cli.train", "Train by a recipe: contrastive, align, sft."),
+    "train": ("labs.cli.train", "Train by a recipe: contrastive, fused, align, sft."),
     "chat": ("labs.cli.chat", "Talk to a model about pictures."),
     "bench": ("labs.cli.bench", "Measure speed and memory as ratios in one run."),
     "zoo": ("labs.cli.zoo", "The shipped tiny models: list, show, rebuild."),

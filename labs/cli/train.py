@@ -10,7 +10,7 @@ import typer
 
 def command(
     stage: Annotated[
-        str | None, typer.Argument(help="contrastive, align or sft; must be the recipe's.")
+        str | None, typer.Argument(help="contrastive, fused, align or sft; must be the recipe's.")
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -7,7 +7,7 @@ import re
 PATTERNS = {
     "lora": r"\blora_|\badapter_(down|up)\b",
     "connector": r"multi_modal_projector|mm_projector|\bmlp1\b|\bmerger\b|connector"
-    r"|attn_pool|qformer|resampler|perceiver|modality_projection",
+    r"|attn_pool|qformer|resampler|perceiver|modality_projection|gated_cross_attention",
     "vision_tower": r"vision_tower|vision_model|\bvisual\b|visual_projection|image_encoder",
     "text_tower": r"(^|\.)text_model\.(embeddings|encoder|final_layer_norm|head)|text_projection",
     "temperature": r"logit_scale|logit_bias",

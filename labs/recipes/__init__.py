@@ -1,16 +1,16 @@
 """Recipes: one YAML file for each training stage of each system, with published settings.
 
     name: llava_v1.5_sft                  # the file's name without .yaml
-    stage: sft                            # contrastive | align | sft
+    stage: sft                            # contrastive | fused | align | sft
     description: one line
     sources: [repository path @ commit, arXiv number, ...]
     unverified: [each value that was not read in a source, and why]
     differences: [what the published run does and this one does not]
     model:
       name: llava-hf/llava-1.5-7b-hf      # zoo name, local folder or hub id, or instead of it
-      build: tiny_llava                   #   tiny_llava | tiny_lm | tiny_clip with random weights
+      build: tiny_llava                   #   tiny_llava | tiny_lm | tiny_clip | tiny_blip with random weights
       assemble: {language_model: ..., vision_tower: ...}   # or a LLaVA put together from two models
-      kind: vlm                           # vlm | lm | clip: how `name` is loaded
+      kind: vlm                           # vlm | lm | clip | blip: how `name` is loaded
       seed: 0                             # of `build` and of a new connector
       parts: {language_model: tiny-lm, vision_tower: tiny-clip}   # then weights by part from others
       dtype: float32
@@ -45,9 +45,9 @@ class ModelSpec:
     """Where the model comes from: exactly one of `name`, `build`, `assemble`."""
 
     name: str | None = None
-    build: Literal["tiny_llava", "tiny_lm", "tiny_clip"] | None = None
+    build: Literal["tiny_llava", "tiny_lm", "tiny_clip", "tiny_blip"] | None = None
     assemble: dict[str, str] | None = None
-    kind: Literal["vlm", "lm", "clip"] = "vlm"
+    kind: Literal["vlm", "lm", "clip", "blip"] = "vlm"
     seed: int = 0
     parts: dict[str, str] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
@@ -112,7 +112,7 @@ class Recipe:
     """One training stage of one system."""
 
     name: str
-    stage: Literal["contrastive", "align", "sft"]
+    stage: Literal["contrastive", "fused", "align", "sft"]
     description: str
     model: ModelSpec
     data: DataSpec
@@ -186,8 +186,8 @@ def tiny_changes(recipe: Recipe) -> dict[str, Any]:
     Learning rates, schedule, freezing, method and accumulation in more than one micro-batch stay:
     they are what the recipe is about.
     """
-    kind = "clip" if recipe.stage == "contrastive" else recipe.model.kind
-    build = {"clip": "tiny_clip", "lm": "tiny_lm", "vlm": "tiny_llava"}[kind]
+    kind = {"contrastive": "clip", "fused": "blip"}.get(recipe.stage, recipe.model.kind)
+    build = {"clip": "tiny_clip", "blip": "tiny_blip", "lm": "tiny_lm", "vlm": "tiny_llava"}[kind]
     text_only = {"described": 1.0, "digits": 0.0} if kind == "lm" else {}
     mix = recipe.data.world.mix if recipe.data.world else {}
     world = {"length": 24, "split": "train", "seed": 0, "mix": {"turns": 2, **mix, **text_only}}

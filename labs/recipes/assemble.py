@@ -131,8 +131,11 @@ def copy_part(model: nn.Module, part: str, source: str) -> None:
     from transformers import AutoConfig
 
     from labs.models import load_clip, load_lm, load_vlm
+    from labs.models.fused import FusedModel, take_tower
     from labs.models.loading import resolve
 
+    if part == "vision_tower" and isinstance(model, FusedModel):
+        return take_tower(model, source)
     kind = AutoConfig.from_pretrained(resolve(source)).model_type
     if part == "language_model" and hasattr(model, "model"):
         if hasattr(model.model, "language_model") and kind != model.config.model_type:

@@ -54,7 +54,7 @@ def build_model(spec: ModelSpec):
 
         model, processor = assemble_llava(**spec.assemble, dtype=spec.dtype, seed=spec.seed)
     else:
-        loader = {"vlm": models.load_vlm, "lm": models.load_lm, "clip": models.load_clip}[spec.kind]
+        loader = getattr(models, f"load_{spec.kind}")
         options = {"dtype": spec.dtype}
         if spec.attn_implementation and spec.kind == "vlm":
             options["attn_implementation"] = spec.attn_implementation
@@ -69,7 +69,7 @@ def build_model(spec: ModelSpec):
 
 def build_dataset(spec: DataSpec, processor, stage: str):
     """The samples of a recipe's `data` section, encoded when they are asked for."""
-    if stage == "contrastive":
+    if stage in ("contrastive", "fused"):
         return pairs(spec)
     from labs.data import ConversationDataset, Skips
 

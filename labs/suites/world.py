@@ -97,19 +97,21 @@ def ask(
     name: str,
     *,
     n: int,
+    first: int = 0,
     split: str = "test",
     language: str = "en",
     described: bool = False,
     batch_size: int = 100,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[tuple[dict, str]]:
-    """(record, what the model said) for questions 0..n-1 of a type, a batch in memory at a time."""
+    """(record, what the model said) for `n` questions of a type from number `first` on, a batch in
+    memory at a time."""
     task, wanted = QUESTIONS[name]
     pairs: list[tuple[dict, str]] = []
-    for start in range(0, n, batch_size):
+    for start in range(first, first + n, batch_size):
         records = [
             make_record(task, i, split, language, **wanted)
-            for i in range(start, min(n, start + batch_size))
+            for i in range(start, min(first + n, start + batch_size))
         ]
         messages, images = zip(*(_prompt(r, described) for r in records), strict=True)
         said = generate(

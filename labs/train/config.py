@@ -6,6 +6,7 @@ from typing import Literal
 from labs.errors import InputError
 from labs.settings import fill
 
+STAGES = ("contrastive", "fused", "align", "sft")
 Method = Literal["full", "lora", "qlora", "dora", "rslora", "adalora", "bottleneck"]
 
 
@@ -118,5 +119,5 @@ class TrainConfig:
 
 def check_stage(stage: str) -> None:
     """Raise InputError where `stage` is none of ours."""
-    if stage not in ("contrastive", "align", "sft"):
-        raise InputError(f"Unknown stage `{stage}`.", "Stages: contrastive, align, sft.")
+    if stage not in STAGES:
+        raise InputError(f"Unknown stage `{stage}`.", f"Stages: {', '.join(STAGES)}.")

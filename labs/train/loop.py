@@ -316,6 +316,10 @@ class Trainer:
         }
         if norm is not None:
             entry["grad_norm"] = float(norm)
+        for name, share in self.objective.parts.items():
+            share = self.accelerator.reduce(share, "sum") if self.ranks > 1 else share
+            entry[f"{name}_loss"] = share.item() / steps
+        self.objective.parts.clear()
         return entry
 
     def _log(self, entry: dict, progress: Progress, board: TensorBoardLog) -> None:

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from labs.errors import InputError
-from labs.losses import IGNORE, generation_loss, info_nce, linear_generation_loss, siglip_loss
+from labs.losses import (
+    IGNORE,
+    gather_features,
+    generation_loss,
+    info_nce,
+    linear_generation_loss,
+    siglip_loss,
+)
 
 Batch = dict[str, Tensor]
 
@@ -29,6 +36,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.parts: dict[str, Tensor] = {}  # shares of named parts of the loss, for the log
 
     def prepare(self, batch: Batch) -> Batch:
         """Last changes on the CPU, before the batch goes to the device."""
@@ -137,7 +145,7 @@ class ContrastiveObjective(Objective):
 
     def forward(self, batch: Batch, num_items: int) -> Tensor:
         outputs = self.model(**batch)
-        image, text = _gather(outputs.image_embeds), _gather(outputs.text_embeds)
+        image, text = (gather_features(x) for x in (outputs.image_embeds, outputs.text_embeds))
         if len(image) != len(text):
             raise InputError(
                 f"A batch has {len(image)} images and {len(text)} texts.", "Give one text an image."
@@ -150,12 +158,3 @@ class ContrastiveObjective(Objective):
             loss = info_nce(image.float(), text.float(), 1 / scale)
         # The loss of all ranks' pairs stands on every rank: each counts for its own pairs.
         return loss * (len(batch["input_ids"]) / num_items)
-
-
-def _gather(features: Tensor) -> Tensor:
-    """The features of all ranks, with gradients to each."""
-    if not _distributed() or torch.distributed.get_world_size() == 1:
-        return features
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(features.contiguous()))

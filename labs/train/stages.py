@@ -1,6 +1,7 @@
 """The stages: which objective, which parts train by default, which batch.
 
 contrastive   a dual encoder on image-text pairs                            Chapter 1
+fused         a BLIP on image-text pairs: contrastive, matching, generation Chapter 1
 align         the connector alone: the language model learns to read images Chapter 3
 sft           instruction tuning: everything but the vision tower           Chapter 3
 """
@@ -22,6 +23,7 @@ from labs.train.save import save_result
 # LLaVA's two stages (arXiv:2304.08485, section 4.2); a recipe's `trainable` overrides them by part.
 DEFAULT_POLICIES = {
     "contrastive": {},
+    "fused": {},
     "align": {"vision_tower": "frozen", "connector": "all", "language_model": "frozen"},
     "sft": {"vision_tower": "frozen", "connector": "all", "language_model": "all"},
 }
@@ -37,6 +39,15 @@ def build_objective(model: nn.Module, stage: str, config: TrainConfig) -> Object
                 "Train a CLIP or SigLIP model with it.",
             )
         return ContrastiveObjective(model, config.contrastive_loss)
+    if stage == "fused":
+        from labs.train.fused import FusedObjective
+
+        if not hasattr(model, "itm_head"):
+            raise InputError(
+                f"The fused stage needs a model that matches; {type(model).__name__} cannot.",
+                "Train a tiny BLIP with it (labs.models.fused).",
+            )
+        return FusedObjective(model)
     return GenerationObjective(model, config.loss)
 
 
@@ -101,7 +112,7 @@ def train(
     """Train `model` in place and return the history.
 
     `train_dataset`: `len` and integer indices, each item an encoded sample (input_ids, labels,
-    pixel_values) for the stages align and sft, or {"image", "text"} for contrastive; `collate`
+    pixel_values) for the stages align and sft, or {"image", "text"} for contrastive and fused; `collate`
     makes a batch of a list of them (by default `labs.data.Collator`, with padding). With
     `config.output_dir=None` nothing is written. `resume=True` goes on from the newest checkpoint
     of the output folder, a path from that one, to the same bits.
@@ -136,7 +147,7 @@ def default_collate(processor, stage: str) -> Callable:
     """`labs.data.Collator` for language, `PairCollator` for pairs."""
     if processor is None:
         raise InputError("Without a processor a collator is needed.", "Pass collate=.")
-    if stage == "contrastive":
+    if stage in ("contrastive", "fused"):
         return PairCollator(processor)
     from labs.data import Collator
 
