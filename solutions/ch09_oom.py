@@ -1258,7 +1258,7 @@ def growing_run() -> dict:
     $-\sum_v p_v \ln p_v$ of its predictions, averaged over positions. The log is from twelve
     batches under a budget of 2 MiB, which you can set yourself in a cell:
 
-        from labs.doctors.memory.budget import byte_budget
+        from labs.doctors.memory.follow.budget import byte_budget
         with byte_budget("2 MiB", model):
             fit(model, batches)
 
@@ -1587,7 +1587,7 @@ def evaluation_run() -> dict:
     (labels belong to the same positions; -100 does not count). The log is from 12 batches of 4 x 29
     tokens, with a vocabulary of 307, under a budget of 2.5 MiB:
 
-        from labs.doctors.memory.budget import byte_budget
+        from labs.doctors.memory.follow.budget import byte_budget
         with byte_budget("2.5 MiB", model):
             evaluate(model, batches)
 
@@ -1919,7 +1919,7 @@ def frozen_tower() -> dict:
     says otherwise, and still its activations fill the memory. The log is from a batch of 6 images
     of 49 patches, under a budget of 2.25 MiB, which is plenty for the connector alone:
 
-        from labs.doctors.memory.budget import byte_budget
+        from labs.doctors.memory.follow.budget import byte_budget
         with byte_budget("2.25 MiB", tower, connector):
             vision_step(tower, connector, pixels, targets)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import labs
+from labs.doctors import memory
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {path.name for path in (ROOT / "labs").iterdir() if (path / "__init__.py").exists()}
@@ -31,6 +32,22 @@ ONLY = {
     "suites": {"data", "models", "evaluation", "shapes", "formats"},
     "serving": {"models", "formats"},
 }
+# The memory doctor's rooms, as its docstring tells: what each may import of the others. What lies
+# above the rooms is shared by all and imports none of them.
+ROOMS = {
+    "log": set(),
+    "snapshot": set(),
+    "follow": set(),
+    "cuda": set(),
+    "setup": set(),
+    "trace": {"follow", "cuda", "setup"},
+    "forecast": {"trace", "cuda", "setup"},
+    "live": {"follow", "snapshot"},
+    "death": {"live"},
+    "guard": {"death", "live", "follow", "snapshot", "log"},
+}
+ROOMS["commands"] = set(ROOMS)
+MEMORY = ROOT / "labs" / "doctors" / "memory"
 # Where this clone and its owner happen to live has no place in a file that others read. Ada and Anna
 # live in the doctors' tests only: their paths are what a report must not repeat.
 PRIVATE_PATH = re.compile(
@@ -50,7 +67,8 @@ def imported(source: str, package: str) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.ImportFrom) and node.level > 1:
+        elif isinstance(node, ast.ImportFrom) and node.level > 1 and package != "doctors":
+            # What the doctor loads into other processes has another name there: dots must do.
             raise AssertionError(f"labs/{package}: write imports in full, not with dots")
         else:
             continue
@@ -102,6 +120,70 @@ def test_imports_have_no_circles():
     graph = {package: others - ROOTS for package, others in imports_of().items()}
     assert sum(map(len, graph.values())) > 5, "the reader of imports found hardly any"
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def rooms_imported(source: str, path: Path) -> set[str]:
+    """The rooms that a file of the memory doctor imports anything of, by full name or with dots."""
+    package = path.relative_to(MEMORY.parents[2]).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            stem = [*start, *([node.module] if node.module else [])]
+            names = [".".join([*stem, alias.name]) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("labs.doctors.memory.") and name.split(".")[3] in ROOMS:
+                found.add(name.split(".")[3])
+    return found
+
+
+def room_of(path: Path) -> str:
+    """The room of a file of the memory doctor; "" for what lies above the rooms."""
+    parts = path.relative_to(MEMORY).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def test_the_memory_doctors_rooms_import_downwards():
+    assert {path.name for path in MEMORY.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
+    TopologicalSorter(ROOMS).prepare()  # raises CycleError with the circle
+    wrong, seen = [], set()
+    for path in sorted(MEMORY.rglob("*.py")):
+        room = room_of(path)
+        for other in rooms_imported(path.read_text(), path) - {room}:
+            seen.add((room, other))
+            if other not in ROOMS.get(room, set()):
+                wrong.append(f"{path.relative_to(MEMORY)} imports {other}/")
+    assert wrong == []
+    unused = {(room, other) for room, others in ROOMS.items() for other in others} - seen
+    assert {pair for pair in unused if pair[0] != "commands"} == set(), "allowed, but not needed"
+
+
+def test_the_memory_doctor_tells_of_its_rooms():
+    told = re.findall(r"^    (\w+)/ +\S.*?(?:   +([\w, ]+))?$", memory.__doc__, re.MULTILINE)
+    assert {room: set(filter(None, others.split(", "))) for room, others in told} == {
+        **ROOMS,
+        "commands": {"all"},
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from labs.doctors.memory.death import gpu",
+        "from labs.doctors.memory import death",
+        "import labs.doctors.memory.death.gpu",
+        "from ..death import gpu",
+        "from .. import death",
+        "from ..death.gpu import gpu_finding",
+        "def f():\n    from labs.doctors.memory.death.gpu import gpu_finding",
+    ],
+)
+def test_a_wrong_import_between_rooms_is_noticed(source):
+    assert rooms_imported(source, MEMORY / "live" / "diary.py") == {"death"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 """The memory doctor of a training run: before it, during it, after it died.
 
 Runs as a file from anywhere, and as one zipapp (`make doctors`). Each command lives in
-`labs/doctors/memory/cli_<command>.py` and is imported only when it is asked for, so that one
+`labs/doctors/memory/commands/<command>.py` and is imported only when it is asked for, so that one
 command's packages never stand in the way of another's. Python 3.9 or newer.
 """
 
@@ -62,7 +62,7 @@ def usage() -> str:
 
 def load(name: str):
     """The module of one command. Raises InputError where a package it needs is missing."""
-    module = f"labs.doctors.memory.cli_{name}"
+    module = f"labs.doctors.memory.commands.{name}"
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

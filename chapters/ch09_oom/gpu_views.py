@@ -13,8 +13,9 @@ from unittest import mock
 
 import torch
 
-from labs.doctors.memory.allocator import CachingAllocator, DeviceFull
-from labs.doctors.memory.follow import Event, Follower
+from labs.doctors.memory.cuda.allocator import CachingAllocator, DeviceFull
+from labs.doctors.memory.follow.follower import Follower
+from labs.doctors.memory.follow.ledger import Event
 
 MIB = 2**20
 
@@ -34,7 +35,7 @@ class Played:
         self.frames: dict[int, list[dict[str, Any]]] = {}
         self.failed: int | None = None
         held: dict[int, Any] = {}
-        for time_us, (kind, block, size, _, place) in enumerate(follower._log):
+        for time_us, (kind, block, size, _, place) in enumerate(follower.log):
             if place != "device":
                 continue
             size *= factor

@@ -97,7 +97,7 @@ def main() -> None:
         print(name, run.peak / 2**20, round(run.seconds, 3), run.losses[-1], loss, file=sys.stderr)
     here = "chapters/ch09_oom"
     code = [f"{here}/workbench.py", f"{here}/measure_ch09_equal_loss.py", "labs/zoo/weights"]
-    code += ["chapters/ch03_sft/lessons.py", "labs/losses", "labs/doctors/memory/follow.py"]
+    code += ["chapters/ch03_sft/lessons.py", "labs/losses", "labs/doctors/memory/follow"]
     results = {"steps": STEPS, "samples": SAMPLES, "ways": found}
     print(json.dumps({"seed": 0, "code": code, "results": results}))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from labs.doctors.memory.forecast.predict import Predictor  # noqa: E402
 from labs.doctors.memory.plan import Plan  # noqa: E402
-from labs.doctors.memory.pool import Pool  # noqa: E402
-from labs.doctors.memory.predict import Predictor  # noqa: E402
+from labs.doctors.memory.trace.pool import Pool  # noqa: E402
 
 MODEL = "tests/doctors/configs/llava-1.5-7b"
 WAYS = {

@@ -21,7 +21,8 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
     here = "chapters/ch09_oom"
     code = [f"{here}/nanovlm.py", f"{here}/nanovlm_trace.py", f"{here}/measure_ch09_nanovlm.py"]
-    code += [f"labs/doctors/memory/{name}.py" for name in ("follow", "fakes", "allocator")]
+    code += ["labs/doctors/memory/follow", "labs/doctors/memory/cuda"]
+    code += ["labs/doctors/memory/trace/fakes.py"]
     print(json.dumps({"seed": 0, "code": code, "results": {"rows": rows}}))
 
 

@@ -8,9 +8,10 @@ import torch
 from nanovlm import DECODER_BLOCKS, SIDE, TOWER_BLOCKS, NanoVLM
 from workbench import MIB, at_peak
 
-from labs.doctors.memory.allocator import CachingAllocator, play
-from labs.doctors.memory.fakes import as_cuda, fake_tensors
-from labs.doctors.memory.follow import Follower
+from labs.doctors.memory.cuda.allocator import CachingAllocator
+from labs.doctors.memory.cuda.playback import play
+from labs.doctors.memory.follow.follower import Follower
+from labs.doctors.memory.trace.fakes import as_cuda, fake_tensors
 
 # README of huggingface/nanoVLM at 91a3b93, section "VRAM Usage": one H100, SmolLM2-135M, 128 tokens;
 # batch -> MiB (measure_vram.py divides max_memory_allocated by 1024² and prints "MB").

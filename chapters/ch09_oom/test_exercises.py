@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labs.doctors.memory.budget import byte_budget
+from labs.doctors.memory.follow.budget import byte_budget
 from labs.grading import Check, case, inputs
 
 IGNORE = -100
@@ -166,7 +166,7 @@ def against_plain(run, layers, x):
 
 def kept_and_run(run, chain, x):
     """(bytes alive between forward and backward over the plain way's, times each block ran)"""
-    from labs.doctors.memory.budget import byte_budget
+    from labs.doctors.memory.follow.budget import byte_budget
 
     def held(forward):
         with byte_budget(None, *chain) as budget:
@@ -233,7 +233,7 @@ def under_budget(run, limit, model, x, labels, micro_batch):
     """A call under a budget, on a model that leaves padding (zeros) out: long rows cost more."""
     from torch import nn
 
-    from labs.doctors.memory.budget import byte_budget
+    from labs.doctors.memory.follow.budget import byte_budget
 
     tried = []
 
@@ -355,7 +355,7 @@ def within(run, limit, count, *arguments):
     What it gave, whether it ran out of memory, how many rows each forward pass of the first model
     saw, and whether that model was training in the end (unless memory ran out).
     """
-    from labs.doctors.memory.budget import byte_budget
+    from labs.doctors.memory.follow.budget import byte_budget
 
     rows, result, failed = [], None, False
     models = arguments[:count]

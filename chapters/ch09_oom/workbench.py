@@ -10,16 +10,16 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
 
-from labs.doctors.memory.budget import byte_budget
-from labs.doctors.memory.follow import Follower
+from labs.doctors.memory.follow.budget import byte_budget
+from labs.doctors.memory.follow.follower import Follower
 from labs.losses import generation_loss, linear_generation_loss
 
 IMAGE_TOKEN = 1
@@ -196,40 +196,6 @@ def train(
             run.seconds = (time.process_time() - start) / len(batches)
     run.peak, run.host = follower.peak_bytes, follower.host_peak_bytes
     return run
-
-
-@contextmanager
-def optimizer_on_host(follower: Follower, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Optimizer offload, as DeepSpeed does it: float32 weights, state and the step on the host.
-
-    Here "host" is a second account of the follower; values and updates are real.
-    """
-    group = optimizer.param_groups[0]
-    parameters = group["params"]
-    with follower.on_host():
-        masters = group["params"] = [nn.Parameter(p.detach().clone()) for p in parameters]
-    hooks = [
-        p.register_post_accumulate_grad_hook(lambda p: follower.move(p.grad, "host"))
-        for p in parameters
-    ]
-    step = optimizer.step
-
-    def step_on_host() -> None:
-        with follower.on_host(), torch.no_grad():
-            for parameter, master in zip(parameters, masters, strict=True):
-                master.grad, parameter.grad = parameter.grad, None
-            step()
-            for parameter, master in zip(parameters, masters, strict=True):
-                parameter.copy_(master)
-
-    optimizer.step = step_on_host
-    try:
-        yield
-    finally:
-        optimizer.step = step
-        group["params"] = parameters
-        for hook in hooks:
-            hook.remove()
 
 
 def count(parameters: Iterable[Tensor], trainable: bool = False) -> int:

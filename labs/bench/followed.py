@@ -49,8 +49,8 @@ def run(repeats: int = 1, progress: Progress | None = None, cases=None) -> dict:
 def _measure(folder: Path, model: str, changes: dict) -> dict:
     from labs.bench.memory_cases import make_plan
     from labs.bench.witness import profiler_witness
-    from labs.doctors.memory.follow import Follower
-    from labs.doctors.memory.tracing import run_here, trace_here
+    from labs.doctors.memory.follow.follower import Follower
+    from labs.doctors.memory.trace.tracing import run_here, trace_here
 
     plan = make_plan(folder, model, changes)
     predicted = trace_here(plan).peak_bytes()  # first: imports allocate, and are no part of a step

@@ -29,11 +29,7 @@ SEED = 0
 CODE = (
     "labs/bench/run_overhead.py",
     "labs/bench/children.py",
-    "labs/doctors/memory/run.py",
-    "labs/doctors/memory/recorder.py",
-    "labs/doctors/memory/diary.py",
-    "labs/doctors/memory/hostmem.py",
-    "labs/doctors/memory/hook",
+    "labs/doctors/memory/live",
 )
 
 
@@ -73,7 +69,7 @@ def calibrate(seconds: float = STEP_SECONDS) -> int:
 def child(way: str, batch: int, steps: int, inside: bool = False) -> int:
     """A process that measures turns; under the doctor it starts itself once more, through `run`."""
     if way == "run" and not inside:
-        from labs.doctors.memory import run
+        from labs.doctors.memory.live import run
 
         folder = Path(tempfile.mkdtemp(prefix="oom_doctor-bench-"))
         settings = {"way": way, "batch": batch, "steps": steps, "inside": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,8 +105,25 @@ def show(value: Any, limit: int = 60) -> str:
         return f"<{value.type}>"
     if isinstance(value, float):
         return number(value)
-    text = repr(value)
+    text = _module(value) if isinstance(value, torch.nn.Module) else repr(value)
+    if "\n" in text:
+        text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _module(module: torch.nn.Module) -> str:
+    """A module as the call that made it, without options: `Linear(4, 3)`.
+
+    What its class demands is looked up among its attributes; where it demands nothing, its parts
+    are shown.
+    """
+    given = []
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        some = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if some and parameter.default is parameter.empty:
+            given.append(show(getattr(module, name)) if hasattr(module, name) else "…")
+    parts = given or [show(child) for child in module.children()]
+    return f"{type(module).__name__}({', '.join(parts)})"
 
 
 def number(value: float) -> str:

@@ -5,11 +5,12 @@ import textwrap
 
 import pytest
 import torch
+from torch import nn
 
 from labs.grading import GraderError, case, exercise, inputs
 from labs.grading.calls import CREDIT, STAGES
 from labs.grading.check import Check
-from labs.grading.compare import first_difference, same
+from labs.grading.compare import first_difference, same, show
 from labs.grading.course import Chapter
 from labs.grading.feedback import feedback
 from labs.grading.grade import Result, inputs_of, name_mistake, run, run_text
@@ -108,6 +109,61 @@ def test_feedback_is_six_to_ten_lines_with_everything_in_it(server, tmp_path):
     literal = re.search(r"call +(mean\(.*\))   #", text).group(1)
     got = eval(literal, {"torch": torch, "mean": total.answer})  # noqa: S307  (our own text)
     assert f"got     {got.item():.6g}" in text
+
+
+class Scaled(nn.Module):
+    """Demands a layer, keeps it under its name."""
+
+    def __init__(self, layer, factor=2.0):
+        super().__init__()
+        self.layer, self.factor = layer, factor
+
+    def forward(self, x):
+        return self.factor * self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (nn.Linear(4, 3), "Linear(4, 3)"),
+        (nn.Conv2d(3, 8, 2, stride=2), "Conv2d(3, 8, (2, 2))"),
+        (nn.GELU(), "GELU()"),
+        (nn.Sequential(nn.Linear(4, 3), nn.ReLU()), "Sequential(Linear(4, 3), ReLU())"),
+        (Scaled(nn.Linear(4, 3)), "Scaled(Linear(4, 3))"),
+    ],
+)
+def test_a_module_is_shown_as_the_call_that_made_it(value, shown):
+    assert show(value) == shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nn.TransformerEncoderLayer(8, 2), [nn.Sequential(nn.GELU())] * 2, {"x": torch.zeros(3, 3)}],
+)
+def test_whatever_is_shown_takes_one_short_line(value):
+    assert "\n" in repr(value), "not a case"
+    assert "\n" not in show(value) and len(show(value)) <= 60
+
+
+@exercise(kind="implement", points=5, minutes=5, section="Sums", hints=("a", "b", "c"))
+def width_of(layer, x):
+    """The width of what the layer makes of x."""
+    return layer(x).shape[-1]
+
+
+def check_width(check):
+    layer = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    check.equal("The width is the last layer's.", check.call(layer, torch.ones(2, 4)), 3)
+
+
+def test_the_call_of_a_module_is_one_line(server, tmp_path):
+    wrong = "def width_of(layer, x):\n    return x.shape[-1]"
+    done = run_text(check_width, width_of, wrong, server=server)
+    chapter = Chapter("ch97_means", tmp_path)
+    text = feedback(Result(width_of, tmp_path / "e.py", done), chapter)
+    assert (
+        "  call    width_of(Sequential(Linear(4, 3), ReLU()), float32[2, 4])" in text.splitlines()
+    )
 
 
 @exercise(kind="implement", points=10, minutes=5, section="Sums", hints=("a", "b", "c"))

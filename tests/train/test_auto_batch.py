@@ -8,7 +8,7 @@ import pytest
 import torch
 from train_helpers import Samples, fork, quiet, weights
 
-from labs.doctors.memory.budget import byte_budget
+from labs.doctors.memory.follow.budget import byte_budget
 from labs.errors import InputError
 from labs.models import build_tiny_llava
 from labs.train import prepare

@@ -1,4 +1,4 @@
-"""Sizes as people write them, and as PyTorch prints them. Standard library only."""
+"""Sizes as people write them, as PyTorch prints them, and the largest of them. Standard library only."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def format_size(size: int) -> str:
         if size > scale:
             return f"{size / scale:.2f} {unit}"
     return f"{size} bytes"
+
+
+def largest(parts: dict[str, int], most: int) -> list[tuple[str, int]]:
+    """The `most` largest of named sizes, without those of nothing."""
+    return sorted(((k, v) for k, v in parts.items() if v), key=lambda item: -item[1])[:most]

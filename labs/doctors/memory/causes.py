@@ -1,16 +1,15 @@
-"""The causes that `explain` and `run` can name: stable ids, what they are called, what helps.
+"""The causes that the commands can name: stable ids, what they are called, what helps.
 
-The rules that recognise them are in `gpu.py` (arithmetic on PyTorch's sentence), `calls.py`
-(tracebacks) and `host.py` (host memory, shared memory, other libraries).
+The rules that recognise them are in `log/` (from a log), `death/` (from what a run left behind) and
+`snapshot/` (from a snapshot). Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labs.doctors.finding import Evidence, Finding
-from labs.doctors.memory.reading import Line
 from labs.doctors.memory.remedies import remedies
 
 
@@ -21,6 +20,26 @@ class Cause:
     section: str
     remedies: tuple[str, ...]
     next_command: str
+
+    def finding(
+        self,
+        confidence: str,
+        evidence: Iterable[Evidence],
+        why: str,
+        title: str | None = None,
+        first: Iterable[str] = (),
+    ) -> Finding:
+        """This cause, found. `first`: remedies that go before those of the catalogue."""
+        return Finding(
+            cause=self.id,
+            title=title or self.title,
+            confidence=confidence,
+            evidence=list(evidence),
+            why=why,
+            remedies=remedies(dict.fromkeys((*first, *self.remedies))),
+            next_command=self.next_command,
+            section=self.section,
+        )
 
 
 PREDICT = "oom_doctor.py predict MODEL --batch … --sequence-length …"
@@ -81,7 +100,7 @@ _ALL = [
           "ch09 Outside PyTorch", ("leave_room", "smaller_batch", "empty_cache_between_phases"), SMI),
     Cause("nccl_memory", "NCCL found no memory for its buffers: PyTorch's cache had taken the GPU",
           "ch09 Outside PyTorch", ("leave_room", "smaller_batch", "zero3", "empty_cache_between_phases"), SMI),
-    Cause("inference_engine_share", "The inference engine and the trainer do not fit on the GPU together",
+    Cause("inference_engine_share", "The inference engine's share of the GPU: too small for its model and cache, or too large for what is beside it",
           "ch09 Sharing a GPU", ("vllm_share", "fewer_generations", "shorter_sequence"), SMI),
     Cause("smallest_batch", "The search for a batch size ended at zero: the batch is not what does not fit",
           "ch09 Where memory goes", ("lora", "qlora", "checkpointing", "adam8bit", "shorter_sequence"), PREDICT),
@@ -112,37 +131,3 @@ _ALL = [
 ]  # fmt: skip
 
 CAUSES: dict[str, Cause] = {cause.id: cause for cause in _ALL}
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What one rule concludes. `first` remedies go before those of the catalogue."""
-
-    cause: str
-    confidence: str
-    why: str
-    evidence: tuple[Line, ...] = ()
-    first: tuple[str, ...] = ()
-
-    def finding(self, main: tuple[Line, ...] = ()) -> Finding:
-        """The finding, with `main` (the error's own line) ahead of the rule's evidence."""
-        cause = CAUSES[self.cause]
-        lines = list(dict.fromkeys((*main, *self.evidence)))
-        return Finding(
-            cause=cause.id,
-            title=cause.title,
-            confidence=self.confidence,
-            evidence=[Evidence(_quoted(line), line.number, line.rank) for line in lines],
-            why=self.why,
-            remedies=remedies(dict.fromkeys((*self.first, *cause.remedies))),
-            next_command=cause.next_command,
-            section=cause.section,
-        )
-
-
-# The advice at the end of PyTorch's sentence is the same in every log.
-_ADVICE = re.compile(r" If reserved (?:but unallocated )?memory is (?:large|>>)[^\n]*$")
-
-
-def _quoted(line: Line) -> str:
-    return _ADVICE.sub(" …", line.shown.strip())[:8000]

@@ -86,3 +86,10 @@ def of_traceback(traceback: TracebackType | None, most: int = 60) -> list[Frame]
 def of_thread(ident: int) -> list[Frame]:
     """The stack of another thread, as it stands now."""
     return of_frame(sys._current_frames().get(ident))
+
+
+def show_stack(stack: Iterable[Frame], most: int) -> str:
+    """The user's own frames of a stack, innermost first, on one line."""
+    frames = [tuple(frame) for frame in stack]
+    chosen = own(frames)[:most] or frames[:most]
+    return " <- ".join(f"{file}:{line} in {name}" for file, line, name in chosen) or "(unknown)"

@@ -286,12 +286,13 @@ _ALL = [
     ),
     _r(
         "vllm_share",
-        "Divide the GPU between inference engine and trainer",
+        "Set the inference engine's share of the GPU, and what it must hold",
         "What the engine reserves for its KV cache. 'No available memory for the cache blocks' "
-        "asks for more, an out-of-memory in the trainer for less.",
+        "asks for more share or a shorter max_model_len; an out-of-memory in its sampler, its "
+        "warm-up or in a trainer beside it for less share or a smaller max_num_seqs.",
         "A smaller share means fewer sequences at once.",
         transformers="vllm_gpu_memory_utilization=0.3, vllm_enable_sleep_mode=True (TRL)",
-        torch="LLM(…, gpu_memory_utilization=…, max_model_len=…, enforce_eager=True)",
+        torch="LLM(…, gpu_memory_utilization=…, max_model_len=…, max_num_seqs=…, tensor_parallel_size=…)",
     ),
     _r(
         "map_location",

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from labs.doctors.memory.causes import CAUSES
-from labs.doctors.memory.explain import explain_text
+from labs.doctors.memory.log.explain import explain_text
 from labs.doctors.memory.remedies import REMEDIES
 from tests.doctors.explain.rendering import FULL, GIB, MIB, error, ranked, traceback
 

@@ -90,7 +90,7 @@ def test_a_missing_package_of_one_command_is_one_sentence(tmp_path):
 def test_nothing_outside_the_standard_library_is_imported(tmp_path):
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import labs.doctors.memory.cli_explain, labs.doctors.show_html\n"
+        "import labs.doctors.memory.commands.explain, labs.doctors.show_html\n"
         "names = {name.split('.')[0] for name in sys.modules}\n"
         "print(sorted(names - set(sys.stdlib_module_names) - {'labs'}))"
     )
@@ -107,7 +107,7 @@ def explain_files() -> list[Path]:
     """Every file of the repository that `explain` loads."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import labs.doctors.memory.cli_explain, labs.doctors.show_html\n"
+        "import labs.doctors.memory.commands.explain, labs.doctors.show_html\n"
         "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('labs')))"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labs.doctors.memory.decode import Shape, decode, dims_of, read_config
-from labs.doctors.memory.explain import explain_text
-from labs.doctors.memory.messages import parse_messages
+from labs.doctors.memory.log.decode import Shape, decode
+from labs.doctors.memory.log.dims import dims_of, read_config
+from labs.doctors.memory.log.explain import explain_text
+from labs.doctors.memory.log.messages import parse_messages
 from labs.errors import InputError
 from tests.doctors.explain.rendering import FULL, GIB, error, sentence
 
@@ -96,7 +97,7 @@ def test_what_fits_nothing_says_so():
     assert (shapes[0].what, shapes[0].fit) == ("none", "no product of this model's sizes fits well")
 
 
-@pytest.mark.parametrize("count", [100, 3 << 20, 20 << 20])
+@pytest.mark.parametrize("count", [100, 2 << 20, 20 << 20])
 def test_the_allocators_own_block_decodes_to_nothing(count):
     m = parse_messages(sentence("2.4", **{**FULL, "tried": count}))[0]
     assert decode(m, QWEN) == []
@@ -152,3 +153,64 @@ def test_bad_configurations(tmp_path):
         with pytest.raises(InputError, match=words):
             explain_text(error("2.4", **FULL), path)
     assert read_config.__doc__
+
+
+TINY = {
+    "hidden_size": 192,
+    "vocab_size": 6007,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "intermediate_size": 520,
+    "vision_config": {
+        "hidden_size": 96,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    },
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 8),
+    length=st.integers(100, 2000),
+    width=st.sampled_from([2, 4]),
+    kind=st.sampled_from(["logits", "mlp", "hidden", "attention"]),
+    model=st.sampled_from([QWEN, TINY]),
+)
+def test_a_small_request_names_what_it_was_among_its_candidates(batch, length, width, kind, model):
+    """Byte budgets do not round to 2 MiB, so a size of some MiB is nearly exact."""
+    count = {
+        "logits": batch * length * model["vocab_size"],
+        "mlp": batch * length * model["intermediate_size"],
+        "hidden": batch * length * model["hidden_size"],
+        "attention": model["num_attention_heads"] * length * length,
+    }[kind] * width
+    text = sentence("2.4", **{**FULL, "tried": count})
+    if count < 2 << 20 or " GiB. GPU" in text or count % (2 << 20) < 1 << 14:
+        return  # too small, printed too coarsely, or looks rounded
+    shapes = decode(parse_messages(text)[0], model)
+    same = [
+        shape for shape in shapes if shape.what != "none" and abs(shape.bytes - count) < 1 << 14
+    ]
+    assert same
+    if len(shapes) < 5:  # nothing was left off
+        assert kind in [shape.what for shape in shapes]
+    assert [s.score for s in shapes[1:]] == sorted((s.score for s in shapes[1:]), reverse=True)
+
+
+def test_a_request_of_27_mib_lists_candidates_without_a_verdict(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN))
+    report = explain_text(error("2.4", **{**FULL, "tried": 27 * (1 << 20)}), path)
+    candidates = [value for name, value in report.facts.items() if name.startswith("decoded ")]
+    assert len(candidates) >= 2
+    assert any("hidden" in text for text in candidates)
+    assert report.findings[0].cause == "capacity"  # several readings: none becomes the cause
+    assert "the request may be" in report.findings[0].why
+    assert "--model" not in report.findings[0].why
+
+
+def test_the_calls_decide_between_candidates():
+    m = parse_messages(sentence("2.4", **{**FULL, "tried": 300 * 151936 * 2}))[0]
+    assert decode(m, QWEN, calls="ForCausalLMLoss logits")[0].what == "logits"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labs.doctors.memory.messages import parse_messages
+from labs.doctors.memory.log.messages import parse_messages
 from tests.doctors.explain.rendering import FULL, GIB, MIB, RELEASES, error, format_size, sentence
 
 sizes = st.integers(0, 200 * GIB)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labs.doctors.memory import reading
-from labs.doctors.memory.explain import explain, explain_file, explain_text
-from labs.doctors.memory.reading import clean, from_text, read_log
+from labs.doctors.memory.log import reading
+from labs.doctors.memory.log.explain import explain, explain_file, explain_text
+from labs.doctors.memory.log.lines import clean
+from labs.doctors.memory.log.reading import from_text, read_log
 from labs.errors import InputError
 from tests.doctors.explain.rendering import FULL, error, ranked, traceback
 

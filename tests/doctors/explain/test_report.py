@@ -6,7 +6,7 @@ import re
 import pytest
 
 from labs.doctors.finding import SCHEMA, Evidence, Finding, Report, size
-from labs.doctors.memory.explain import explain_text
+from labs.doctors.memory.log.explain import explain_text
 from labs.doctors.memory.remedies import REMEDIES, remedy
 from labs.doctors.redact import redact, redact_text
 from labs.doctors.show import text

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from labs.doctors.memory import budget as budgets
-from labs.doctors.memory.budget import byte_budget
 from labs.doctors.memory.bytesize import format_size, parse_size
-from labs.doctors.memory.messages import parse_messages
+from labs.doctors.memory.follow import budget as budgets
+from labs.doctors.memory.follow.budget import byte_budget
+from labs.doctors.memory.log.messages import parse_messages
 
 MIB = 2**20
 

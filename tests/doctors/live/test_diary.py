@@ -10,13 +10,13 @@ import zlib
 import pytest
 from live_helpers import ROOT
 
-from labs.doctors.memory import diary
-from labs.doctors.memory.diary import RING, TEXT, TEXTS, Diary, Step
+from labs.doctors.memory.live import diary
+from labs.doctors.memory.live.diary import RING, TEXT, TEXTS, Diary, Step
 
 WRITER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from labs.doctors.memory.diary import Diary, Step
+from labs.doctors.memory.live.diary import Diary, Step
 d = Diary(sys.argv[2], {"rank": 3})
 d.phase("backward")
 for i in range(1, 6):
@@ -86,17 +86,23 @@ def test_what_is_loaded_into_a_process_needs_nothing_else():
     """The hook's library imports only itself, torch and the standard library."""
     import ast
 
-    from labs.doctors.memory import run
+    from labs.doctors.memory.live.library import LIBRARY
 
     folder = ROOT / "labs" / "doctors" / "memory"
-    for name in run.LIBRARY:
+    for name in LIBRARY:
         for node in ast.walk(ast.parse((folder / name).read_text())):
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                if node.level:
-                    assert all(f"{n}.py" in run.LIBRARY for n in names), (name, names)
-            else:
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level:
+                room = (folder / name).parents[node.level - 1]
+                stem = room.joinpath(*(node.module or "").split("."))
+                wanted = (
+                    [stem]
+                    if stem.with_suffix(".py").exists()
+                    else [stem / a.name for a in node.names]
+                )
+                files = {str(path.relative_to(folder)) + ".py" for path in wanted}
+                assert files <= set(LIBRARY), (name, files)
+                continue
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             outside = {n.split(".")[0] for n in names} - set(sys.stdlib_module_names)
-            allowed = {"torch"} | {n[:-3] for n in run.LIBRARY}
-            assert outside <= allowed, (name, outside)
+            assert outside <= {"torch"}, (name, outside)

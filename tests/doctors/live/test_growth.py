@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from labs.doctors.memory.diary import Step
-from labs.doctors.memory.growth import slope, trend
+from labs.doctors.memory.live.diary import Step
+from labs.doctors.memory.live.growth import FEWEST, WARM_UP, slope, tells, trend
 
 MIB = 2**20
 
@@ -55,3 +55,8 @@ def test_too_few_steps_or_unknown_numbers_say_nothing():
 
 def test_without_a_limit_there_is_no_end():
     assert trend(steps([i * 9 * MIB for i in range(40)], limit=-1)).fills_at is None
+
+
+def test_a_few_steps_do_not_rule_a_leak_out():
+    assert not tells(steps([100] * (WARM_UP + FEWEST - 1)))
+    assert tells(steps([100] * (WARM_UP + FEWEST)))

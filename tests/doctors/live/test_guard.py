@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from labs.doctors.memory import callbacks
-from labs.doctors.memory.budget import byte_budget
-from labs.doctors.memory.diary import Step
-from labs.doctors.memory.guard import memory_guard
-from labs.doctors.memory.recorder import is_memory_error
+from labs.doctors.memory.follow.budget import byte_budget
+from labs.doctors.memory.guard import callbacks
+from labs.doctors.memory.guard.memory_guard import memory_guard
+from labs.doctors.memory.live.diary import Step
+from labs.doctors.memory.live.memory_error import is_memory_error
 
 MIB = 2**20
 

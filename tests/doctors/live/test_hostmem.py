@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from labs.doctors.memory import hostmem
+from labs.doctors.memory.live import hostmem
 
 MIB = 2**20
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from live_helpers import DOCTOR, environment
 
-from labs.doctors.memory import hostmem
+from labs.doctors.memory.live import hostmem
 
 PY = sys.executable
 

@@ -8,7 +8,8 @@ import pickle
 import pytest
 from snapshots import FORWARD, MODEL, OPTIMIZER, Card
 
-from labs.doctors.memory import allocations, snapshot
+from labs.doctors.memory.snapshot import allocations
+from labs.doctors.memory.snapshot import read as snapshot
 from labs.errors import InputError
 
 MIB = 2**20

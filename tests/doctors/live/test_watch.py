@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labs.doctors.memory import nvml, watch
-from labs.doctors.memory.diary import Diary, Step
-from labs.doctors.memory.nvml import Nvml, NvmlError
+from labs.doctors.memory.live import nvml, watch
+from labs.doctors.memory.live.diary import Diary, Step
+from labs.doctors.memory.live.nvml import Nvml, NvmlError
 
 MIB, GIB = 2**20, 2**30
 

@@ -84,7 +84,7 @@ def tiny():
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from labs.doctors.memory.configs import build_config
+    from labs.doctors.memory.setup.configs import build_config
 
     @functools.cache
     def make(kind: str):
@@ -99,7 +99,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def pool():
     """One child that traces for all tests: its imports are paid once."""
-    from labs.doctors.memory.pool import Pool
+    from labs.doctors.memory.trace.pool import Pool
 
     with Pool(1) as running:
         yield running

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labs.doctors.memory import cli_predict
+from labs.doctors.memory.commands import predict as cli_predict
 from labs.errors import InputError
 from tests.doctors.predict.conftest import RAW
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labs.doctors.memory.configs import load_source
+from labs.doctors.memory.setup.configs import load_source
 from labs.errors import InputError
 from tests.doctors.predict.conftest import RAW
 

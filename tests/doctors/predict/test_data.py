@@ -5,10 +5,10 @@ import json
 import pytest
 from PIL import Image
 
-from labs.doctors.memory.configs import Source, load_source
-from labs.doctors.memory.data import estimate_tokens, image_size, worst_batch
-from labs.doctors.memory.inputs import make_batch
+from labs.doctors.memory.forecast.data import estimate_tokens, image_size, worst_batch
 from labs.doctors.memory.plan import Plan
+from labs.doctors.memory.setup.configs import Source, load_source
+from labs.doctors.memory.setup.inputs import make_batch
 from labs.errors import InputError
 
 

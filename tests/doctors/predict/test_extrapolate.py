@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from labs.doctors.memory.extrapolate import BATCHES, grid, interpolate, largest, learn
-from labs.doctors.memory.moments import moments_of, tower_of
+from labs.doctors.memory.forecast.extrapolate import BATCHES, grid, interpolate, largest, learn
+from labs.doctors.memory.forecast.moments import moments_of, tower_of
 from labs.doctors.memory.plan import Plan
-from labs.doctors.memory.trace import Event
+from labs.doctors.memory.trace.record import Event
 from tests.doctors.predict.conftest import RAW
 
 

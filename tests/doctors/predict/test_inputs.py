@@ -6,9 +6,9 @@ import types
 import pytest
 import torch
 
-from labs.doctors.memory.configs import Source
-from labs.doctors.memory.inputs import Shape, make_batch
 from labs.doctors.memory.plan import Plan
+from labs.doctors.memory.setup.configs import Source
+from labs.doctors.memory.setup.inputs import Shape, make_batch
 from labs.errors import InputError
 
 KINDS = [

@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from labs.doctors.memory.advise import COST, changes
-from labs.doctors.memory.inputs import Sample
-from labs.doctors.memory.observed import compare, read_observed
+from labs.doctors.memory.forecast.advise import COST, changes
+from labs.doctors.memory.forecast.observed import compare, read_observed
+from labs.doctors.memory.forecast.page import page_of
+from labs.doctors.memory.forecast.predict import check_fits, predict
+from labs.doctors.memory.forecast.prediction import Range
+from labs.doctors.memory.forecast.ranges import GIB, fit
+from labs.doctors.memory.forecast.show import headline_lines, lines_of
 from labs.doctors.memory.plan import Plan
-from labs.doctors.memory.predict import GIB, Range, check_fits, fit, predict
-from labs.doctors.memory.predict_page import page_of
-from labs.doctors.memory.predict_show import headline_lines, lines_of
 from labs.doctors.memory.remedies import remedy
+from labs.doctors.memory.setup.inputs import Sample
 from labs.errors import InputError
 from tests.doctors.predict.conftest import RAW
 

@@ -3,9 +3,9 @@
 import pytest
 
 from labs.doctors.memory.cards import CARDS, capacity
+from labs.doctors.memory.forecast.sharding import Model, largest_layer, model_of, shard
 from labs.doctors.memory.plan import Plan
-from labs.doctors.memory.sharding import Model, largest_layer, model_of, shard
-from labs.doctors.memory.trace import Event
+from labs.doctors.memory.trace.record import Event
 from labs.errors import InputError
 
 GB = 10**9

@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from labs.doctors.memory.visual import family_of
+from labs.doctors.memory.setup.visual import family_of
 from labs.errors import InputError
 
 SIDES = st.integers(min_value=8, max_value=300)

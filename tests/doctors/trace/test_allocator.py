@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labs.doctors.memory.allocator import (
+from labs.doctors.memory.cuda.allocator import (
     KIB,
     MIB,
     CachingAllocator,
     DeviceFull,
-    play,
     round_size,
     segment_size,
 )
-from labs.doctors.memory.trace import Event
+from labs.doctors.memory.cuda.playback import play
+from labs.doctors.memory.trace.record import Event
 
 sizes = st.one_of(
     st.integers(1, 4 * KIB), st.integers(4 * KIB, 2 * MIB), st.integers(2 * MIB, 90 * MIB)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from labs.doctors.memory import cuda_table, fakes
-from labs.doctors.memory.follow import Follower
+from labs.doctors.memory.cuda import cuda_table
+from labs.doctors.memory.follow.follower import Follower
+from labs.doctors.memory.trace import fakes
 
 Q = (2, 8, 100, 64)
 KV = (2, 2, 100, 64)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from labs.doctors.memory.nf4 import NF4Linear
-from labs.doctors.memory.optimizers import BitsAndBytesState
+from labs.doctors.memory.setup.nf4 import NF4Linear
+from labs.doctors.memory.setup.optimizers import BitsAndBytesState
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 

@@ -6,7 +6,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from labs.doctors.memory.follow import CATEGORIES, Follower
+from labs.doctors.memory.follow.follower import Follower
+from labs.doctors.memory.follow.ledger import CATEGORIES
 
 ROWS, WIDTH, HIDDEN, VOCABULARY = 32, 16, 64, 100
 FLOAT = 4

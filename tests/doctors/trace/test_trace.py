@@ -10,13 +10,14 @@ import torch
 
 from labs.bench.followed import _measure
 from labs.bench.memory_cases import CASES, MODELS, make_plan, write_models
-from labs.doctors.memory import fakes
-from labs.doctors.memory.build import build, with_layers
-from labs.doctors.memory.configs import load_config
-from labs.doctors.memory.follow import Follower
+from labs.doctors.memory.follow.follower import Follower
 from labs.doctors.memory.plan import Plan
-from labs.doctors.memory.trace import Trace, Tracer, trace
-from labs.doctors.memory.tracing import trace_here
+from labs.doctors.memory.setup.build import build, with_layers
+from labs.doctors.memory.setup.configs import load_config
+from labs.doctors.memory.trace import fakes
+from labs.doctors.memory.trace.child import Tracer, trace
+from labs.doctors.memory.trace.record import Trace
+from labs.doctors.memory.trace.tracing import trace_here
 from labs.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -83,9 +84,9 @@ def quadratic(plan):
     follower = Follower()
     from contextlib import ExitStack
 
-    from labs.doctors.memory.configs import load_source
-    from labs.doctors.memory.steps import run_plan
-    from labs.doctors.memory.tracing import batch_maker
+    from labs.doctors.memory.setup.configs import load_source
+    from labs.doctors.memory.trace.steps import run_plan
+    from labs.doctors.memory.trace.tracing import batch_maker
 
     shapes = []
     new = follower._new_block
@@ -183,6 +184,17 @@ def test_each_remedy_saves_what_it_is_for(usual):
     assert "weights" not in fetched.static
 
 
+def test_a_model_for_qlora_is_never_whole_in_16_bits(folder):
+    """from_pretrained quantises tensor by tensor: loading peaks at one weight above what stays."""
+    plan = make_plan(folder, "llava", {"device": "cuda", "method": "qlora", "lora_r": 4})
+    found = trace_here(plan)
+    line = found.timeline()
+    loading = max(size for size, event in zip(line, found.events, strict=True)
+                  if event.phase == "load")  # fmt: skip
+    whole = trace_here(plan.replace(method="lora")).static["weights"]
+    assert found.static["weights"] < loading < 0.8 * whole
+
+
 def test_frozen_tower_saves_its_activations_and_gradients(folder):
     plan = make_plan(folder, "llava", {"device": "cuda"})
     full, frozen = trace_here(plan), trace_here(plan.replace(method="frozen"))
@@ -219,7 +231,7 @@ def test_layers_may_be_overridden_in_every_tower():
     for name in PUBLISHED:
         config = load_config(str(CONFIGS / name), allow_network=False)
         before = json.dumps(config.to_dict(), default=str)
-        from labs.doctors.memory.configs import layer_counts
+        from labs.doctors.memory.setup.configs import layer_counts
 
         counts = layer_counts(with_layers(config, dict.fromkeys(layer_counts(config), 2)))
         assert set(counts.values()) == {2}

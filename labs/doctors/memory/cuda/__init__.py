@@ -1,0 +1,1 @@
+"""What a GPU does with memory that a CPU does not, as models and tables. No GPU needed."""

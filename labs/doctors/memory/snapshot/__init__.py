@@ -1,0 +1,1 @@
+"""A memory snapshot of PyTorch: read without trusting it, analysed without a GPU, reported."""

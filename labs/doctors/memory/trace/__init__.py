@@ -1,0 +1,1 @@
+"""One step of a plan, run on fake tensors: every allocation and every free of it."""
