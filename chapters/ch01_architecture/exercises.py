@@ -80,7 +80,7 @@ def merge_image_features(
 ) -> Float[Tensor, "batch tokens hidden"]:
     r"""Image features into the token sequence, each in the place of one placeholder.
 
-    $$m_{b,t} = \begin{cases} f_i & \text{where } \texttt{input\_ids}_{b,t} \text{ is the } i\text{-th
+    $$m_{b,t} = \begin{cases} f_i & \text{where } \mathtt{input\_ids}_{b,t} \text{ is the } i\text{-th
       placeholder, counted row by row} \\ e_{b,t} & \text{elsewhere} \end{cases}$$
 
     - `inputs_embeds`: `[batch, tokens, hidden]`, the embeddings of `input_ids` `[batch, tokens]`. A
