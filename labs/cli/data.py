@@ -10,7 +10,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at samples as the model sees them.",
+    help="Look at samples as the model sees them, and count what pictures cost in tokens.",
 )
 app.command()(tokens)
 
