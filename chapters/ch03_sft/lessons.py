@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from labs.bench.record import ENCODING
 from labs.data import ConversationDataset
 from labs.models import generate, load_vlm, user_message
 from labs.shapes import render, sample_scene, seeded
@@ -15,7 +16,14 @@ from labs.train import TrainConfig, train
 
 INSTRUCTION = {"en": "List the colours.", "zh": "列出颜色。"}
 # What a record depends on: it is marked as older once any of these changes.
-CODE = ["labs/train", "labs/data", "labs/models", "labs/shapes", "labs/losses", "labs/zoo/weights"]
+CODE = [
+    "labs/train",
+    *ENCODING,
+    "labs/models",
+    "labs/shapes",
+    "labs/losses",
+    "labs/zoo/weights",
+]
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

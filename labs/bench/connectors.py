@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from labs.bench.children import Child, Progress, interleave, medians, order, ratio, spread
 from labs.bench.connectors_models import MIX, OPTIMIZER, OPTIONS, START
 from labs.bench.connectors_score import score
+from labs.bench.record import ENCODING
 from labs.errors import InputError
 
 WAYS = tuple(OPTIONS)
@@ -58,8 +59,21 @@ QUICK = {
 }
 CHILD = "labs.bench.connectors_child"
 SEED = 0
-CODE = ("labs/bench", "labs/train", "labs/data", "labs/losses", "labs/models", "labs/shapes",
-        "labs/suites", "labs/zoo/weights/tiny-base")  # fmt: skip
+CODE = (
+    "labs/bench/connectors.py",
+    "labs/bench/connectors_child.py",
+    "labs/bench/connectors_models.py",
+    "labs/bench/connectors_score.py",
+    "labs/bench/children.py",
+    "labs/train",
+    *ENCODING,
+    "labs/data/world.py",
+    "labs/losses",
+    "labs/models",
+    "labs/shapes",
+    "labs/suites",
+    "labs/zoo/weights/tiny-base",
+)
 
 
 def run(

@@ -21,7 +21,14 @@ VOCABULARY = 32_000
 BATCH, TOKENS = 2, 1024
 WIDTHS = (256, 1024)
 SEED = 0
-CODE = ("labs/bench", "labs/losses")
+CODE = (
+    "labs/bench/losses.py",
+    "labs/bench/children.py",
+    "labs/bench/memory.py",
+    "labs/losses/generation.py",
+    "labs/losses/linear_generation.py",
+    "labs/losses/precision.py",
+)
 
 
 def run(

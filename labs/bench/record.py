@@ -20,6 +20,11 @@ from labs.errors import InputError
 
 VERSIONS = ("torch", "transformers", "peft", "accelerate", "trl", "datasets")
 IGNORED = {"__pycache__", ".ipynb_checkpoints"}
+# What makes batches of conversations: the part of labs/data that a measurement of training depends on.
+ENCODING = tuple(
+    f"labs/data/{name}.py"
+    for name in ("collate", "dataset", "encode", "labels", "packing", "skips", "template")
+)
 
 
 def make_record(command: str, seed: int, code: Iterable[str], results: dict) -> dict:

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from labs.bench.children import BenchError, Progress, interleave, medians, ratio, spread
+from labs.bench.record import ENCODING
 from labs.errors import InputError
 
 WAYS = ("labs", "trl", "trl with metrics")
@@ -38,7 +39,17 @@ OPTIMIZER = {
     "warmup_steps": 3,
 }
 SEED = 0
-CODE = ("labs/bench", "labs/train", "labs/data", "labs/losses", "labs/models")
+CODE = (
+    "labs/bench/sft.py",
+    "labs/bench/sft_child.py",
+    "labs/bench/sft_models.py",
+    "labs/bench/children.py",
+    "labs/bench/memory.py",
+    "labs/train",
+    *ENCODING,
+    "labs/losses",
+    "labs/models",
+)
 
 
 class NotComparable(BenchError):
