@@ -83,13 +83,15 @@ def plant(
 ) -> list[Planted]:
     """Write `folder`/train.jsonl, with faults in `share` of its samples, and a clean test.jsonl.
 
-    Every variant is planted equally often. Returns what was planted, by line; nothing else is wrong.
+    Every variant is planted equally often; none without variants. Returns what was planted, by line;
+    nothing else is wrong.
     """
     rng = random.Random(seed)
     records = records_of(folder, samples, "train", seed)
     held_out = records_of(folder, test, "test", seed)
     todo = [(kind, variant) for kind, ways in variants.items() for variant in ways]
-    faulty = rng.sample(range(20, samples), max(len(todo), round(share * samples)))
+    count = max(len(todo), round(share * samples)) if todo else 0
+    faulty = rng.sample(range(20, samples), count)
     truth, lines = {}, {}
     clean = set(range(samples)) - set(faulty)
     for number, index in enumerate(sorted(faulty)):

@@ -1,0 +1,184 @@
+"""The data doctor against planted faults: precision and recall of each kind, and a clean set.
+
+Faults of fourteen kinds, twelve structural and two that are judged by a score, are planted into 20,000
+samples of the world. Of their variants about a third were written by someone who had not read the
+detector; both halves are counted apart. A planted fault is *found* where a finding of its kind (or of
+one that means the same, see `SAME`) stands at its line. A finding at a line that carries no planted
+fault is a *false alarm*; one of another kind at a planted line is counted, and is neither.
+"""
+
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from labs.bench.children import Progress
+from labs.bench.data_plant import Planted, plant
+
+SAMPLES, SHARE, SEED = 20_000, 0.1, 0
+MODEL, CLIP, MAX_LENGTH = "tiny-sft", "tiny-clip", 512
+SEMANTIC = ("low_clip_score", "near_duplicate_image")
+# One fault, two right names: decided before anything was measured.
+SAME = {
+    "empty_answer": {"no_answer"},  # an answer that is null is none
+    "leaked_sample": {"leaked_image"},
+    "near_duplicate_image": {"duplicate_sample"},
+}
+CODE = (
+    "labs/bench/data_faults.py",
+    "labs/bench/data_faults_known.py",
+    "labs/bench/data_faults_blind.py",
+    "labs/bench/data_plant.py",
+    "labs/doctors/data",
+    "labs/formats",
+    "labs/zoo/weights/tiny-clip",
+)
+
+
+def run(repeats: int = 1, quick: bool = False, progress: Progress | None = None) -> dict:
+    """Plant, check, compare; `repeats` sets, each of another seed.
+
+    Returns {"setting": …, "kinds": {kind: {"planted", "found", "recall", "recall_interval",
+    "false_alarms", "precision", "precision_interval", "known": [found, planted], "blind": […]}},
+    "missed": {variant: count}, "clean": {kind: count, the findings in a set without faults}}.
+    """
+    from labs.bench import data_faults_blind, data_faults_known
+
+    say = progress or (lambda _: None)
+    samples = 1500 if quick else SAMPLES
+    blind = {v.__name__ for ways in data_faults_blind.VARIANTS.values() for v in ways}
+    known = {v.__name__ for ways in data_faults_known.VARIANTS.values() for v in ways}
+    if blind & known:
+        raise ValueError(f"variants of one name: {sorted(blind & known)}")
+    variants = {
+        kind: [*ways, *data_faults_blind.VARIANTS[kind]]
+        for kind, ways in data_faults_known.VARIANTS.items()
+    }
+    rounds, clean = [], defaultdict(int)
+    for seed in range(repeats):
+        for name, ways in (("planted", variants), ("clean", {})):
+            with tempfile.TemporaryDirectory() as folder:
+                say(f"set {seed + 1} of {repeats}, {name}: writing {samples:,} samples")
+                truth = plant(Path(folder), ways, samples, SHARE, seed=SEED + seed)
+                say(f"set {seed + 1} of {repeats}, {name}: checking")
+                findings = check_folder(Path(folder), samples)
+            if name == "planted":
+                rounds.append((truth, findings))
+            else:
+                for kind, places in findings.items():
+                    clean[kind] += len(places)
+    return {
+        "setting": {
+            "samples": samples,
+            "share": SHARE,
+            "repeats": repeats,
+            "max_length": MAX_LENGTH,
+            "model": MODEL,
+            "clip": CLIP,
+            "variants": {"known": len(known), "blind": len(blind)},
+        },
+        **score(rounds, blind),
+        "clean": dict(clean),
+    }
+
+
+def check_folder(folder: Path, most: int) -> dict[str, list[int | None]]:
+    """The lines of train.jsonl at which each kind was found; None for a finding that has no line."""
+    from labs.doctors.data.check import check
+    from labs.doctors.data.options import Options
+    from labs.models.places import ZOO
+
+    report = check(
+        Options(
+            path=folder / "train.jsonl",
+            against=(folder / "test.jsonl",),
+            model=str(ZOO / MODEL),
+            clip=str(ZOO / CLIP),
+            max_length=MAX_LENGTH,
+            examples=most,
+        )
+    )
+    return {
+        finding.kind: [e.line for e in finding.examples if e.file == "train.jsonl"]
+        for finding in report.findings
+    }
+
+
+def score(rounds: list[tuple[list[Planted], dict]], blind: set[str]) -> dict:
+    """Counts and intervals by kind over all rounds, and the variants that were missed."""
+    from labs.evaluation import wilson_ci
+
+    planted, found, alarms = defaultdict(list), defaultdict(list), defaultdict(int)
+    besides, missed = defaultdict(int), defaultdict(int)
+    for truth, findings in rounds:
+        lines = {kind: set(places) for kind, places in findings.items()}
+        faulty = {fault.line for fault in truth}
+        for fault in truth:
+            names = {fault.kind, *SAME.get(fault.kind, ())}
+            hit = any(fault.line in lines.get(name, ()) for name in names)
+            group = "blind" if fault.variant in blind else "known"
+            planted[fault.kind].append(group)
+            if hit:
+                found[fault.kind].append(group)
+            else:
+                missed[f"{fault.kind}: {fault.variant}"] += 1
+        own = {fault.line: {fault.kind, *SAME.get(fault.kind, ())} for fault in truth}
+        for kind, places in lines.items():
+            alarms[kind] += len(places - faulty)
+            besides[kind] += sum(kind not in own[line] for line in places & faulty)
+    kinds = {}
+    for kind in sorted(set(planted) | set(alarms)):
+        hits, total, false = len(found[kind]), len(planted[kind]), alarms[kind]
+        kinds[kind] = {
+            "planted": total,
+            "found": hits,
+            "false_alarms": false,
+            "at_other_faults": besides[kind],
+            "semantic": kind in SEMANTIC,
+        }
+        if total:
+            kinds[kind] |= {"recall": hits / total, "recall_interval": list(wilson_ci(hits, total))}
+            for group in ("known", "blind"):
+                kinds[kind][group] = [found[kind].count(group), planted[kind].count(group)]
+        if hits + false:
+            kinds[kind] |= {
+                "precision": hits / (hits + false),
+                "precision_interval": list(wilson_ci(hits, hits + false)),
+            }
+    return {"kinds": kinds, "missed": dict(missed)}
+
+
+def tables(result: dict) -> list:
+    """Recall and precision by kind, as a rich table."""
+    from rich.table import Table
+
+    setting = result["setting"]
+    table = Table(
+        title=f"faults planted into {setting['repeats']} x {setting['samples']:,} samples",
+        caption=f"clean set: {result['clean'] or 'nothing found'}; missed: {result['missed'] or 'none'}",
+    )
+    for column in (
+        "kind",
+        "planted",
+        "recall",
+        "95 %",
+        "known",
+        "blind",
+        "false alarms",
+        "precision",
+    ):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, row in result["kinds"].items():
+        if not row["planted"]:
+            continue
+        low, high = row["recall_interval"]
+        table.add_row(
+            kind + (" (by score)" if row["semantic"] else ""),
+            f"{row['planted']:,}",
+            f"{100 * row['recall']:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            "{}/{}".format(*row["known"]),
+            "{}/{}".format(*row["blind"]),
+            str(row["false_alarms"]),
+            f"{100 * row['precision']:.1f} %" if "precision" in row else "",
+        )
+    return [table]
