@@ -229,7 +229,7 @@ def _dtype(where: str, got: Any, wanted: Any, rtol: float, scale: float | None):
 def _finite(where: str, got: Any, wanted: Any, rtol: float, scale: float | None):
     if isinstance(wanted, (list, tuple, str, bool)) or wanted is None:
         return None
-    mine, theirs = torch.as_tensor(got), torch.as_tensor(wanted)
+    mine, theirs = _tensor(got), _tensor(wanted)
     if not theirs.is_floating_point() and not mine.is_floating_point():
         return None
     bad = torch.isfinite(theirs) & ~torch.isfinite(mine)
@@ -247,7 +247,11 @@ def _value(where: str, got: Any, wanted: Any, rtol: float, scale: float | None):
         if got == wanted:
             return None
         return Difference("value", f"{where} is wrong.", show(wanted), show(got), where)
-    mine, theirs = torch.as_tensor(got), torch.as_tensor(wanted)
+    if isinstance(got, int) and isinstance(wanted, int) and _too_long(got, wanted):
+        if got == wanted:
+            return None
+        return Difference("value", f"{where} is wrong.", number(wanted), number(got))
+    mine, theirs = _tensor(got), _tensor(wanted)
     if not theirs.is_floating_point() and not theirs.is_complex():
         bad = mine != theirs
     else:
@@ -262,6 +266,17 @@ def _value(where: str, got: Any, wanted: Any, rtol: float, scale: float | None):
     values = number(_at(theirs, at)), number(_at(mine, at))
     note = _pattern(mine, theirs)
     return Difference("value", f"{where} is wrong.", *values, _place(at, bad), note)
+
+
+def _too_long(*values: int) -> bool:
+    """Whether one of them has more bits than PyTorch's integers: a hash of 64 bits has."""
+    return max(value.bit_length() for value in values) > 63
+
+
+def _tensor(value: Any) -> Tensor:
+    """The value as a tensor; an int that no integer dtype holds as a float."""
+    long = isinstance(value, int) and _too_long(value)
+    return torch.as_tensor(float(value) if long else value)
 
 
 def _first(bad: Tensor) -> tuple[int, ...]:

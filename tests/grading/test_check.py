@@ -253,6 +253,12 @@ def test_infinities_must_stand_where_they_are_wanted():
     assert first_difference(torch.tensor([float("nan"), 0.0]), wanted).stage == "finite"
 
 
+def test_numbers_beyond_the_longest_integer_of_pytorch_are_compared_exactly():
+    assert first_difference(2**64 - 1, 2**64 - 1) is None
+    assert first_difference(2**64 - 2, 2**64 - 1).stage == "value"
+    assert first_difference(2**70, 3.0).stage in ("dtype", "value")
+
+
 @pytest.mark.parametrize(
     ("a", "b", "equal"),
     [
