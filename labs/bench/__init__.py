@@ -18,6 +18,18 @@ BENCHES = {
         "labs.bench.connectors",
         "Connectors of a VLM at equal training compute, by type of question (25 minutes).",
     ),
+    "data": (
+        "labs.bench.data",
+        "The data doctor at full size: 665,000 samples, and pictures against a bare decode loop.",
+    ),
+    "data_faults": (
+        "labs.bench.data_faults",
+        "The data doctor against planted faults: precision and recall of each kind.",
+    ),
+    "loader": (
+        "labs.bench.loader",
+        "Streaming loader beside webdataset and a plain DataLoader; how full packing gets rows.",
+    ),
     "memory": ("labs.bench.followed", "The OOM doctor's bytes against PyTorch's profiler's."),
     "explain_log": ("labs.bench.explain_log", "The OOM doctor's `explain` on a log of 1 GB."),
     "run_overhead": ("labs.bench.run_overhead", "What the OOM doctor's `run` costs a step."),

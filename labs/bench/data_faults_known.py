@@ -312,7 +312,7 @@ def shifted_by_one(plant: Plant) -> None:
 # near_duplicate_image
 
 
-def recompressed(plant: Plant) -> None:
+def saved_as_jpeg(plant: Plant) -> None:
     copy_of_other(plant, lambda image: image, "jpg", quality=plant.rng.randrange(60, 95))
 
 
@@ -359,5 +359,5 @@ VARIANTS: dict[str, list[Variant]] = {
     "duplicate_sample": [again, again_with_new_id, again_in_other_order, again_as_list],
     "leaked_sample": [in_test, in_test_with_new_id, in_test_as_messages, in_test_as_copied_file],
     "low_clip_score": [another_picture, shifted_by_one],
-    "near_duplicate_image": [recompressed, resized, brighter, watermarked],
+    "near_duplicate_image": [saved_as_jpeg, resized, brighter, watermarked],
 }

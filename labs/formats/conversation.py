@@ -3,25 +3,23 @@
 import base64
 import dataclasses
 import os
-import re
 from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from labs.errors import InputError
+from labs.formats.dialects import (
+    IMAGE,
+    IMAGES,
+    PART_IMAGE,
+    PART_KINDS,
+    ROLES,
+    TEXT,
+    TURNS,
+    split_references,
+)
 
 Role = Literal["system", "user", "assistant"]
-IMAGE = "<image>"
-
-_ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system",
-    "human": "user", "user": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-}  # fmt: skip
-_TURNS = ("conversations", "messages", "conversation")
-_IMAGES = ("image", "images")
-# "a.jpg,b.jpg" is two files and "Paris, 1889.jpg" is one: split only where every piece has a suffix.
-_FILE = re.compile(r"[^,]*\.[A-Za-z0-9]{2,5}\s*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ def parse_conversation(record: dict, where: str = "record") -> Conversation:
     name = str(record.get("id", where))
     where = f"{where} (id {name})" if "id" in record else where
 
-    key = next((key for key in _TURNS if key in record), None)
+    key = next((key for key in TURNS if key in record), None)
     raw_turns = record.get(key) if key else None
     if key is None or not isinstance(raw_turns, list | tuple):
         found = "none of these keys" if key is None else f"{_kind(raw_turns)} under `{key}`"
@@ -109,7 +107,7 @@ def parse_conversation(record: dict, where: str = "record") -> Conversation:
             f"{where}: {_plural(count, f'{IMAGE} placeholder')} in the text, but {_plural(len(images), 'image')}.",
             f"Write one {IMAGE} in the text for each image, at the place where it is shown.",
         )
-    used = {"id", "meta", key, *_IMAGES}
+    used = {"id", "meta", key, *IMAGES}
     meta = {**{k: v for k, v in record.items() if k not in used}, **(record.get("meta") or {})}
     return Conversation(name, tuple(images), tuple(turns), meta)
 
@@ -126,13 +124,13 @@ def _turn(raw: Any, expected: Role, inline: list, where: str) -> tuple[Role, str
     if name is None:
         role = expected
     else:
-        role = _ROLES.get(str(name).strip().lower())
+        role = ROLES.get(str(name).strip().lower())
         if role is None:
             raise InputError(
                 f"{where}: unknown role {name!r}.",
                 "Use human or user, gpt or assistant, or system; function and tool turns are not read.",
             )
-    key = next((key for key in ("value", "content", "text") if raw.get(key) is not None), None)
+    key = next((key for key in TEXT if raw.get(key) is not None), None)
     content = raw[key] if key else None
     if isinstance(content, str):
         return role, content
@@ -151,9 +149,9 @@ def _part(part: Any, inline: list, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    if kind in ("image", "image_url"):
+    if kind in PART_KINDS:
         reference = next(
-            (part[k] for k in ("image", "url", "path", "image_url") if part.get(k) is not None),
+            (part[k] for k in PART_IMAGE if part.get(k) is not None),
             None,
         )
         reference = (
@@ -171,13 +169,11 @@ def _part(part: Any, inline: list, where: str) -> str:
 
 
 def _images(record: dict, where: str) -> list:
-    value = next((record[key] for key in _IMAGES if record.get(key) is not None), None)
+    value = next((record[key] for key in IMAGES if record.get(key) is not None), None)
     if value is None or value == "":
         return []
-    if isinstance(value, str) and not value.startswith("data:") and "," in value:
-        pieces = value.split(",")
-        if all(_FILE.fullmatch(piece) for piece in pieces):
-            return [piece.strip() for piece in pieces]
+    if isinstance(value, str):
+        return split_references(value)
     values = value if isinstance(value, list | tuple) else [value]
     return [_reference(item, where) for item in values]
 

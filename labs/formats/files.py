@@ -1,8 +1,11 @@
 """Reading and writing files safely: what a file really is, and writing it whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +34,12 @@ def impostor(head: bytes) -> str | None:
 def check_file(path: str | os.PathLike, what: str = "file") -> bytes:
     """Return the first 512 bytes of `path`; say in one sentence why it cannot be read if it cannot.
 
-    Raises InputError for a missing file, a broken link, a folder, no permission, zero bytes, and
+    Raises InputError for a missing file, a broken link, a folder, a pipe, no permission, zero bytes, and
     for an HTML page or a Git-LFS pointer under the file's name.
     """
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait for a writer
+            raise InputError(f"The {what} {path} is a pipe, not a file.", "Give a file.")
         with open(path, "rb") as file:
             head = file.read(512)
     except FileNotFoundError:

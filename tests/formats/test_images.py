@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import struct
 import zlib
 
@@ -202,3 +203,9 @@ def test_decompression_bomb(tmp_path):
     small = save(tmp_path, Image.new("RGB", (20, 20)), "a.png")
     assert "20 x 20 pixels, above the limit of 399" in sentence(small, max_pixels=399)
     assert load_image(small, max_pixels=400).size == (20, 20)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "picture.png")
+    with pytest.raises(InputError, match="is a pipe, not a file"):
+        load_image(tmp_path / "picture.png")
