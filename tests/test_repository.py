@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import labs
-from labs.doctors import memory
+from labs.doctors import data as data_doctor
+from labs.doctors import memory as memory_doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {path.name for path in (ROOT / "labs").iterdir() if (path / "__init__.py").exists()}
@@ -32,9 +33,9 @@ ONLY = {
     "suites": {"data", "models", "evaluation", "shapes", "formats"},
     "serving": {"models", "formats"},
 }
-# The memory doctor's rooms, as its docstring tells: what each may import of the others. What lies
-# above the rooms is shared by all and imports none of them.
-ROOMS = {
+# The doctors' rooms, as their docstrings tell: what each may import of the others. A room is a folder,
+# or a file that puts rooms together; the files beside them are shared by all and import none of them.
+MEMORY_ROOMS = {
     "log": set(),
     "snapshot": set(),
     "follow": set(),
@@ -46,8 +47,21 @@ ROOMS = {
     "death": {"live"},
     "guard": {"death", "live", "follow", "snapshot", "log"},
 }
-ROOMS["commands"] = set(ROOMS)
+MEMORY_ROOMS["commands"] = set(MEMORY_ROOMS)
+DATA_ROOMS = {
+    "reading": set(),
+    "text": set(),
+    "images": set(),
+    "tokens": set(),
+    "survey": {"reading", "text", "tokens"},
+    "report": {"images"},
+    "check": {"survey", "images", "tokens", "report"},
+    "repair": {"reading", "text"},
+}
+DATA_ROOMS["commands"] = set(DATA_ROOMS)
 MEMORY = ROOT / "labs" / "doctors" / "memory"
+DATA = ROOT / "labs" / "doctors" / "data"
+DOCTORS = {MEMORY: MEMORY_ROOMS, DATA: DATA_ROOMS}
 # Where this clone and its owner happen to live has no place in a file that others read. Ada and Anna
 # live in the doctors' tests only: their paths are what a report must not repeat.
 PRIVATE_PATH = re.compile(
@@ -122,9 +136,10 @@ def test_imports_have_no_circles():
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
-def rooms_imported(source: str, path: Path) -> set[str]:
-    """The rooms that a file of the memory doctor imports anything of, by full name or with dots."""
-    package = path.relative_to(MEMORY.parents[2]).parent.parts
+def rooms_imported(source: str, path: Path, doctor: Path) -> set[str]:
+    """The rooms that a file of a doctor imports anything of, by full name or with dots."""
+    package = path.relative_to(ROOT).parent.parts
+    prefix = f"labs.doctors.{doctor.name}."
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -135,39 +150,50 @@ def rooms_imported(source: str, path: Path) -> set[str]:
             names = [".".join([*stem, alias.name]) for alias in node.names]
         else:
             continue
-        for name in names:
-            if name.startswith("labs.doctors.memory.") and name.split(".")[3] in ROOMS:
-                found.add(name.split(".")[3])
-    return found
+        found |= {name.split(".")[3] for name in names if name.startswith(prefix)}
+    return found & set(DOCTORS[doctor])
 
 
-def room_of(path: Path) -> str:
-    """The room of a file of the memory doctor; "" for what lies above the rooms."""
-    parts = path.relative_to(MEMORY).parts
-    return parts[0] if len(parts) > 1 else ""
+def room_of(path: Path, doctor: Path) -> str:
+    """The room of a file of a doctor; "" for what is shared by the rooms."""
+    parts = path.relative_to(doctor).with_suffix("").parts
+    return parts[0] if parts[0] in DOCTORS[doctor] else ""
 
 
-def test_the_memory_doctors_rooms_import_downwards():
-    assert {path.name for path in MEMORY.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
-    TopologicalSorter(ROOMS).prepare()  # raises CycleError with the circle
+@pytest.mark.parametrize("doctor", DOCTORS, ids=lambda doctor: doctor.name)
+def test_a_doctors_rooms_import_downwards(doctor):
+    rooms = DOCTORS[doctor]
+    folders = {path.name for path in doctor.iterdir() if (path / "__init__.py").exists()}
+    files = {room for room in rooms if (doctor / f"{room}.py").exists()}
+    assert folders | files == set(rooms)
+    TopologicalSorter(rooms).prepare()  # raises CycleError with the circle
     wrong, seen = [], set()
-    for path in sorted(MEMORY.rglob("*.py")):
-        room = room_of(path)
-        for other in rooms_imported(path.read_text(), path) - {room}:
+    for path in sorted(doctor.rglob("*.py")):
+        room = room_of(path, doctor)
+        for other in rooms_imported(path.read_text(), path, doctor) - {room}:
             seen.add((room, other))
-            if other not in ROOMS.get(room, set()):
-                wrong.append(f"{path.relative_to(MEMORY)} imports {other}/")
+            if other not in rooms.get(room, set()):
+                wrong.append(f"{path.relative_to(doctor)} imports {other}")
     assert wrong == []
-    unused = {(room, other) for room, others in ROOMS.items() for other in others} - seen
+    unused = {(room, other) for room, others in rooms.items() for other in others} - seen
     assert {pair for pair in unused if pair[0] != "commands"} == set(), "allowed, but not needed"
 
 
 def test_the_memory_doctor_tells_of_its_rooms():
-    told = re.findall(r"^    (\w+)/ +\S.*?(?:   +([\w, ]+))?$", memory.__doc__, re.MULTILINE)
+    told = re.findall(r"^    (\w+)/ +\S.*?(?:   +([\w, ]+))?$", memory_doctor.__doc__, re.MULTILINE)
     assert {room: set(filter(None, others.split(", "))) for room, others in told} == {
-        **ROOMS,
+        **MEMORY_ROOMS,
         "commands": {"all"},
     }
+
+
+def test_the_data_doctor_tells_of_its_rooms():
+    """In the order in which they stand on each other: whoever is told of later may use earlier ones."""
+    _, *told = re.findall(r"^- ([\w, ]+): ", data_doctor.__doc__, re.MULTILINE)
+    folders = [room for room in DATA_ROOMS if (DATA / room).is_dir()]
+    assert sorted(told) == sorted(folders)
+    for number, room in enumerate(told):
+        assert DATA_ROOMS[room] & set(folders) <= set(told[:number])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +209,8 @@ def test_the_memory_doctor_tells_of_its_rooms():
     ],
 )
 def test_a_wrong_import_between_rooms_is_noticed(source):
-    assert rooms_imported(source, MEMORY / "live" / "diary.py") == {"death"}
+    assert rooms_imported(source, MEMORY / "live" / "diary.py", MEMORY) == {"death"}
+    assert rooms_imported(source, DATA / "text" / "turns.py", DATA) == set()
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
-"""`labs data`: a sample as the model sees it (`show`), and what a picture costs (`tokens`)."""
+"""`labs data`: the doctor (`check`), a sample as the model sees it (`show`), what a picture costs (`tokens`)."""
 
 import re
 
 import typer
 
+from labs.cli.data_check import SETTINGS, check
 from labs.cli.data_tokens import tokens
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at samples as the model sees them, and count what pictures cost in tokens.",
+    help="Check a training set, look at samples as the model sees them, count tokens of pictures.",
 )
+app.command(context_settings=SETTINGS)(check)
 app.command()(tokens)
 
 

@@ -22,7 +22,10 @@ COMMANDS = {
     "start": ("labs.cli.start", "Copy a chapter's exercises into work/."),
     "hint": ("labs.cli.hint", "The next hint of an exercise."),
     "grade": ("labs.cli.grade", "Grade your answers, or the graders themselves."),
-    "data": ("labs.cli.data", "Look at samples as the model sees them; count tokens."),
+    "data": (
+        "labs.cli.data",
+        "Check a training set; look at samples as the model sees them; count tokens.",
+    ),
     "train": ("labs.cli.train", "Train by a recipe: contrastive, fused, align, sft."),
     "chat": ("labs.cli.chat", "Talk to a model about pictures."),
     "bench": ("labs.cli.bench", "Measure speed and memory as ratios in one run."),

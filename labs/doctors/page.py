@@ -12,9 +12,13 @@ a path or a model name from a log can never become markup.
 from __future__ import annotations
 
 import html
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from labs.doctors.finding import size
+from labs.errors import InputError
 
 
 class Html(str):
@@ -39,8 +43,11 @@ def tag(name: str, *inside: object, **attributes: object) -> Html:
     return Html(f"<{name}{pairs}>{join(inside)}</{name}>")
 
 
-def render(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
-    """The whole page. `sections` come from `section`; `subtitle` is one line under the title."""
+def render(title: str, sections: Iterable[Html], subtitle: object = "", style: str = "") -> str:
+    """The whole page. `sections` come from `section`; `subtitle` is one line under the title.
+
+    style: further CSS, for what only one doctor's page holds.
+    """
     body = join(
         [tag("h1", title), tag("p", subtitle, class_="lead") if subtitle else "", *sections]
     )
@@ -51,9 +58,29 @@ def render(title: str, sections: Iterable[Html], subtitle: object = "") -> str:
         # A report must open on a machine without network, and must not tell anyone that it was opened.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
+
+
+def write(path: str | os.PathLike, text: str) -> None:
+    """Write the page beside `path` and rename it there. Raises InputError where that fails."""
+    target = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"The page {path} cannot be written: {error.strerror}.",
+            "Name a file in a folder that exists and that you may write to.",
+        ) from None
 
 
 def section(title: str, *blocks: object) -> Html:
@@ -315,7 +342,8 @@ main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
 h1{font-size:1.5rem;line-height:1.25;margin:.2rem 0 .4rem;overflow-wrap:anywhere}
 h2{font-size:1.1rem;margin:2.2rem 0 .6rem;padding-top:.8rem;border-top:1px solid var(--rule)}
 .lead{font-size:1.1rem;margin:.2rem 0 1rem;color:var(--soft);overflow-wrap:anywhere}
-p{margin:.5rem 0;overflow-wrap:anywhere}
+p,li{overflow-wrap:anywhere}
+p{margin:.5rem 0}
 .answer{font-size:1.25rem}
 .note{color:var(--soft);font-size:.9rem}.good{color:var(--good)}.bad{color:var(--bad)}
 .warn{color:var(--warn)}
@@ -328,7 +356,7 @@ dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1f
  margin:.6rem 0}
 dl div{display:flex;justify-content:space-between;gap:1rem;border-bottom:1px solid var(--rule);
  padding:.15rem 0}
-dt{color:var(--soft)}dd{margin:0;text-align:right;font-variant-numeric:tabular-nums;
+dt{color:var(--soft);min-width:0;overflow-wrap:anywhere}dd{margin:0;text-align:right;font-variant-numeric:tabular-nums;
  overflow-wrap:anywhere;min-width:0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.93rem}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 from labs.doctors import page
 from labs.doctors.finding import Finding, Remedy, Report, size
 from labs.doctors.show import SURE
-from labs.errors import InputError
 
 VERDICTS = {
     "cause": ("The cause", "bad"),
@@ -71,19 +68,4 @@ def html_of(report: Report) -> str:
 
 def write_html(report: Report, path: str | os.PathLike) -> None:
     """Write the page beside `path` and rename it there. Raises InputError where that fails."""
-    target = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(html_of(report))
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"The page {path} cannot be written: {error.strerror}.",
-            "Name a file in a folder that exists and that you may write to.",
-        ) from None
+    page.write(path, html_of(report))

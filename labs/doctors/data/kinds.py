@@ -49,6 +49,9 @@ _ALL = (
     Kind("not_a_sample", "file", "error", "a record in which no turns can be found",
          "Nothing can be learned from it, and most loaders stop at it.",
          "Give it a list of turns, or remove it.", "drop"),
+    Kind("bad_field", "file", "error", "a text or an image that is written in no known way",
+         "A loader stops at it, or reads something else.",
+         "Write texts as strings, images as paths, and what else the format asks for.", "drop"),
     Kind("duplicate_id", "file", "warning", "an id that was used before",
          "Results and repairs by id go to the wrong sample.", "Number the samples anew."),
     # Turns.
@@ -81,6 +84,8 @@ _ALL = (
     Kind("control_characters", "turns", "warning", "control or replacement characters in the text",
          "Left over from a wrong decoding; the model learns to write them.",
          "Decode the source again; remove what is left.", "edit"),
+    Kind("tied_preference", "turns", "warning", "a chosen answer that is also the rejected one",
+         "Nothing can be learned from it: DPO's loss stays at log 2.", "Remove it.", "drop"),
     # Images.
     Kind("unsafe_path", "images", "error", "an image path that leaves the data folder",
          "It reads files that are none of the data set's, here or on the cluster.",
@@ -121,6 +126,9 @@ _ALL = (
     Kind("answer_cut_off", "tokens", "error", "answers that lie wholly beyond max_length",
          "After truncation no token carries loss: the step is wasted, or its loss is 0/0.",
          "Raise max_length, shorten the sample, or remove it.", "drop"),
+    Kind("later_answer_cut_off", "tokens", "warning", "a conversation whose last answers lie beyond max_length",
+         "Truncation keeps its beginning; the answers at its end teach nothing.",
+         "Raise max_length, or split the conversation."),
     Kind("image_cut_off", "tokens", "error", "image tokens that lie beyond max_length",
          "Truncation leaves fewer image tokens than features and training stops.",
          "Raise max_length, or lower the resolution.", "drop"),

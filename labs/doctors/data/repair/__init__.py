@@ -1,0 +1,1 @@
+"""`--fix`: a cleaned copy of a training set and a log of each change. The original is never touched."""

@@ -1,0 +1,60 @@
+"""Samples, questions and ids as short numbers, by which copies are found in little memory.
+
+Standard library only, Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from labs.doctors.data.sample import Sample
+from labs.formats.dialects import IMAGE
+
+SIZE = 16  # bytes of a sample's digest: 128 bits, so that two of a billion samples never agree by chance
+NONE = bytes(SIZE)
+_SHORT = 16  # characters below which a question alone does not tell a text-only sample: "Hello."
+
+
+def sample_digest(sample: Sample) -> bytes:
+    """16 bytes of the images and the turns as they were written; not of id and other fields."""
+    parts = [*sample.images, ""]
+    for turn in sample.turns:
+        parts += turn
+    parts += sample.alternatives
+    text = "\0".join(parts)
+    if text.count("\0") >= len(parts):  # a text holds the separator itself
+        text = repr((sample.images, sample.turns, sample.alternatives))
+    return hashlib.blake2b(_bytes(text), digest_size=SIZE).digest()
+
+
+def number(text: str) -> int:
+    """64 bits of a text, never 0."""
+    return int.from_bytes(hashlib.blake2b(_bytes(text), digest_size=8).digest(), "little") or 1
+
+
+def question_numbers(sample: Sample) -> list[int]:
+    """What a sample asks, one number a question; of one without questions, its first answer's.
+
+    Placeholders, capitals and outer white space do not count. Without an image all questions together
+    are one number, with the answers where they are short: "Hello." is asked by many.
+    """
+    asked = [_plain(text) for role, text in sample.turns if role == "user"]
+    asked = [text for text in asked if text]
+    if not asked:
+        return [number(_plain(text)) for role, text in sample.turns[:1]]
+    if sample.images:
+        return [number(text) for text in dict.fromkeys(asked)]
+    whole = "\n".join(asked)
+    if len(whole) < _SHORT:
+        whole = "\n".join(_plain(text) for _, text in sample.turns)
+    return [number(whole)]
+
+
+def _plain(text: str) -> str:
+    if IMAGE in text:
+        text = text.replace(IMAGE, "")
+    return text.strip().lower()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
