@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from labs.data.grouping import group_by_length
+
 
 class StepSampler:
     """Sample indices for each optimizer step of each epoch, shared out over ranks and micro-batches.
 
     `lengths`: sample lengths, for steps of like length (a negative length marks a text-only sample;
-    those never share a step with images, LLaVA's group_by_modality_length). The last step of an
-    epoch may be smaller; if it has fewer samples than ranks it is dropped. `even`: ranks get equally
-    many samples, for losses that gather over ranks; up to ranks - 1 samples an epoch are left out.
+    those share a step with images only where an epoch ends, as in LLaVA's
+    group_by_modality_length). The last step of an epoch may be smaller; if it has fewer samples than
+    ranks it is dropped. `even`: ranks get equally many samples, for losses that gather over ranks; up
+    to ranks - 1 samples an epoch are left out.
     """
 
     def __init__(
@@ -43,22 +46,10 @@ class StepSampler:
             return np.arange(self.size)
         generator = np.random.default_rng((self.seed, epoch))
         order = generator.permutation(self.size)
-        return order if self.lengths is None else self._group(order, generator)
-
-    def _group(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if self.lengths is None:
+            return order
         lengths = np.asarray(self.lengths)
-        whole, rest = [], []
-        for kind in (order[lengths[order] >= 0], order[lengths[order] < 0]):
-            # Sorted within slices of fifty steps: like lengths, yet another mix in each epoch.
-            slices = np.array_split(kind, max(1, -(-len(kind) // (50 * self.step_size))))
-            kind = np.concatenate(
-                [s[np.argsort(-np.abs(lengths[s]), kind="stable")] for s in slices]
-            )
-            cut = len(kind) - len(kind) % self.step_size
-            whole += list(kind[:cut].reshape(-1, self.step_size))
-            rest.append(kind[cut:])
-        shuffled = [whole[i] for i in generator.permutation(len(whole))]
-        return np.concatenate([*shuffled, *rest])
+        return group_by_length(order, np.abs(lengths), lengths < 0, self.step_size, generator)
 
     def epoch(self, epoch: int, start: int = 0) -> list[list[list[int]]]:
         """For each step of the epoch from `start` on: this rank's micro-batches of indices."""
