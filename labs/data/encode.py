@@ -77,9 +77,11 @@ def process_images(
             f"Sample {name} has {len(images)} image(s), but the model reads text only.",
             "Use a vision-language model, or data without images.",
         )
-    inputs = processor.image_processor(images=images, return_tensors="pt")
-    replacements = [str(processor.replace_image_token(inputs, i)) for i in range(len(images))]
-    return {key: inputs[key] for key in inputs if key not in _unused(processor)}, replacements
+    # With the processor's own defaults, as its call has them: InternVL's cuts into tiles by one.
+    options = processor._merge_kwargs(return_tensors="pt")["images_kwargs"]
+    inputs, replacements = processor._process_images(images, **options)
+    kept = {key: inputs[key] for key in inputs if key not in _unused(processor)}
+    return kept, [str(replacement) for replacement in replacements]
 
 
 _unused_cache: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()
