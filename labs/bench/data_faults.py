@@ -17,9 +17,11 @@ from labs.bench.data_plant import Planted, plant
 SAMPLES, SHARE, SEED = 20_000, 0.1, 0
 MODEL, CLIP, MAX_LENGTH = "tiny-sft", "tiny-clip", 512
 SEMANTIC = ("low_clip_score", "near_duplicate_image")
-# One fault, two right names: decided before anything was measured.
+# One fault, two right names.
 SAME = {
     "empty_answer": {"no_answer"},  # an answer that is null is none
+    "answer_cut_off": {"later_answer_cut_off"},  # the first ones of a long chat are within
+    "special_token_in_text": {"foreign_special_token"},  # "</s>" is none of tiny-sft's
     "leaked_sample": {"leaked_image"},
     "near_duplicate_image": {"duplicate_sample"},
 }

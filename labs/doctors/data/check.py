@@ -10,6 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from labs.doctors.data.gallery import Gallery, look_at_images
 from labs.doctors.data.images import unavailable
@@ -78,7 +79,7 @@ def examine(options: Options, progress: Progress | None = None) -> Examined:
     if layout.note:
         unchecked.append(layout.note)
     report = Report(
-        path=options.path.resolve().name or str(options.path),
+        path=_name(options.path),
         findings=build.findings(
             found.tally, found.samples, gallery.shown if gallery else {}, options.examples
         ),
@@ -88,6 +89,12 @@ def examine(options: Options, progress: Progress | None = None) -> Examined:
         unchecked=unchecked,
     )
     return Examined(options, found, gallery, report)
+
+
+def _name(path: Path) -> str:
+    """What a reader knows the data by: the last name of the path, but not that of a person's folder."""
+    full = path.resolve()
+    return "~" if full == Path.home() else full.name or str(path)
 
 
 def _say_splits(found: Survey, options: Options, checked: list, unchecked: list) -> None:
@@ -106,6 +113,12 @@ def _images(
 ) -> Gallery | None:
     if not len(found.images):
         return None
+    lost = [kind for kind, _ in found.images.problems.values() if kind == "missing_image"]
+    if len(lost) > 0.9 * len(found.images):
+        unchecked.append(
+            f"{len(lost):,} of {len(found.images):,} image files are not there: if they lie elsewhere, "
+            "name their folder with --image-root."
+        )
     missing = unavailable() if options.images else "No picture was opened: --no-images was given."
     if missing:
         unchecked.append(missing)

@@ -16,14 +16,15 @@ from labs.doctors.data.check import Examined, examine
 from labs.doctors.data.reading.sources import is_json
 from labs.doctors.data.reading.whole import reader
 from labs.doctors.data.repair.log import Log
-from labs.doctors.data.repair.repair import Done, Plan, repair
-from labs.doctors.data.repair.target import staged
+from labs.doctors.data.repair.repair import Done, Plan, remove, repair
+from labs.doctors.data.repair.target import log_of, staged
 from labs.doctors.data.report.report import Report
 from labs.doctors.data.report.words import FIXABLE, FORMATS
 from labs.doctors.data.text.characters import clean
 from labs.doctors.data.text.turns import look, rules_for
 from labs.errors import InputError
 from labs.formats.files import atomic_write
+from labs.formats.sniff import Layout
 
 Progress = Callable[[str, int, "int | None"], None]
 
@@ -42,7 +43,13 @@ def fix(
     """
     progress = progress or (lambda stage, done, total: None)
     layout, options = examined.survey.layout, examined.options
-    check_fixable(examined)
+    check_fixable(layout)
+    single = options.image_root is not None or not layout.roots
+    if copy_images and not single:
+        raise InputError(
+            f"The images of {options.path} lie in several folders, and --copy-images makes one.",
+            "Clean one file at a time, or leave --copy-images out.",
+        )
     folder = options.path if options.path.is_dir() else options.path.parent
     rules = rules_for(layout.format, _special_tokens(options.model))
     plan = Plan(
@@ -59,32 +66,63 @@ def fix(
     root = options.image_root or layout.root
     with staged(out, options.path) as place:
         with atomic_write(place.log) as file:
-            done = repair(plan, place.folder, Log(file), progress)
-        if not done.kept + done.mended:
-            raise InputError(
-                f"No sample of {options.path} would be left: nothing was written.",
-                "Mend the data at its source; the report says what is wrong with it.",
-            )
+            log = Log(file)
+            done = repair(plan, place.folder, log, progress)
+            for _ in range(LOOKS):
+                _refuse_nothing(done, options.path)
+                errors, hits = _look_again(examined, place.copy, root if single else None, progress)
+                if not hits:
+                    break
+                remove(hits, place.folder, log, done)
         if copy_images:
             _copy_images(done, root, place.folder, progress)
-            root = out
-    # Several folders of images: a copy elsewhere cannot name one of them.
-    single = copy_images or options.image_root is not None or not layout.roots
+    pictured = single and len(examined.survey.images) > 0
     fixed: dict[str, Any] = {
         "out": str(out),
-        "log": str(place.log_name),
+        "log": str(log_of(out)),
         "kept": done.kept,
         "mended": done.mended,
         "removed": done.removed,
-        "image_root": os.fspath(root) if single and len(examined.survey.images) else None,
-        "left": _left(examined, out, root if single else None, progress),
+        "image_root": str(out if copy_images else root) if pictured else None,
+        "errors_left": errors,
     }
     return dataclasses.replace(examined.report, fixed=fixed)
 
 
-def check_fixable(examined: Examined) -> None:
+LOOKS = 3  # what is removed for a fault brings no new one: the second look finds nothing, or nothing to mend
+
+
+def _refuse_nothing(done: Done, path: Path) -> None:
+    if not done.kept + done.mended:
+        raise InputError(
+            f"No sample of {path} would be left: nothing was written.",
+            "Mend the data at its source; the report says what is wrong with it.",
+        )
+
+
+def _look_again(
+    examined: Examined, copy: Path, root: Path | None, progress: Progress
+) -> tuple[list[str], dict[tuple[str, int], list[str]]]:
+    """The kinds of error in the copy, and where they are. Pictures are not opened again."""
+    options = dataclasses.replace(
+        examined.options, path=copy, image_root=root, images=False, clip=None, clip_threshold=None
+    )
+    again = examine(options, lambda stage, n, of: progress(f"second look: {stage}", n, of))
+    errors = [
+        finding.kind
+        for finding in again.report.of("error")
+        if root is not None or finding.group != "images"
+    ]
+    hits = {}
+    for place, kinds in again.survey.tally.hits.items():
+        found = [kind for kind in kinds if kind in errors]
+        if found:
+            hits[place] = found
+    return errors, hits
+
+
+def check_fixable(layout: Layout) -> None:
     """Raise InputError for a format, or a file, of which no cleaned copy can be written."""
-    layout = examined.survey.layout
     if layout.format not in FIXABLE:
         known = ", ".join(FORMATS[name] for name in FIXABLE)
         raise InputError(
@@ -107,28 +145,13 @@ def _special_tokens(model: str | None) -> list[str] | None:
 
 
 def _copy_images(done: Done, root: Path, folder: Path, progress: Progress) -> None:
-    """Copy every image that is still shown. Those that lead out of `root` went with their samples."""
+    """Copy every image that is still shown to where the copy refers to it.
+
+    Those that lead out of their folder went with their samples; a link is followed, and its file copied.
+    """
     for number, reference in enumerate(done.used):
-        if reference.startswith("data:"):
-            continue
-        source = os.path.normpath(os.path.join(os.path.abspath(root), reference))
-        inside = os.path.relpath(source, os.path.abspath(root))
-        target = folder / inside
-        if inside.startswith("..") or target.exists() or not os.path.isfile(source):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
         progress("copied images", number + 1, len(done.used))
-
-
-def _left(examined: Examined, out: Path, root: Path | None, progress: Progress) -> list[str]:
-    """The kinds of error that a second look finds in the copy. Pictures are not opened again."""
-    options = dataclasses.replace(
-        examined.options, path=out, image_root=root, images=False, clip=None, clip_threshold=None
-    )
-    again = examine(options, lambda stage, n, of: progress("second look", n, of)).report
-    return [
-        finding.kind
-        for finding in again.of("error")
-        if root is not None or finding.group != "images"
-    ]
+        source, target = os.path.join(root, reference), folder / os.path.normpath(reference)
+        if not reference.startswith("data:") and not target.exists() and os.path.isfile(source):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)

@@ -22,7 +22,7 @@ from labs.doctors.data.reading.pool import Alone, Pool
 from labs.doctors.data.reading.sources import coco_names
 from labs.doctors.data.reading.whole import place_name, reader, row_at
 from labs.doctors.data.sample import Place, Problem, Sample
-from labs.doctors.data.tally import Tally
+from labs.doctors.data.tally import EXAMPLES, Tally
 from labs.doctors.data.text.collect import Collector, Part
 from labs.doctors.data.text.copies import find_copies, find_one_sided_answers, find_shared_captions
 from labs.doctors.data.text.corpus import Corpus, DataFile
@@ -108,21 +108,21 @@ def survey(
     compared = bool(others) or (
         layout.format not in BENCHMARKS and len({splits.get(file, "train") for file in files}) > 1
     )
-    corpus, other = Corpus(), Corpus() if others else None
-    runs = [_Run(corpus, layout, Work(layout.format, True, compared, make_checker))]
+    corpus, other = Corpus(options.examples), Corpus() if others else None
+    runs = [
+        _Run(corpus, layout, Work(layout.format, True, compared, make_checker, options.examples))
+    ]
     runs[0].add(files, folder, options, splits)
     for one in others:
         runs.append(_Run(other, one, Work(one.format, False, True)))
         runs[-1].add(one.files, one.root, options, dict.fromkeys(one.files, "against"))
-    total = sum(os.path.getsize(job.path) for run in runs for job in run.jobs)
-    done = 0
-    for run in runs:
-        many = options.processes > 1 and (total > SMALL or run.work.make_checker is not None)
-        with Pool(run.work, options.processes) if many else Alone(run.work) as runner:
-            for more in run.results(runner, size):
-                done += more
-                if progress is not None:
-                    progress("text", done >> 20, total >> 20)
+    try:
+        _read_all(runs, options.processes, size, progress)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or options.path} cannot be read: {error.strerror or error}.",
+            "Check that nothing changes the data meanwhile, and the disk.",
+        ) from None
     _finish(corpus, other, compared, layout)
     if make_checker is None:
         corpus.unchecked.append(
@@ -132,6 +132,17 @@ def survey(
         layout, corpus.tally, corpus.samples, corpus.turns, corpus.images, corpus.histograms,
         dict(corpus.answers), corpus.unchecked, corpus.files, other,
     )  # fmt: skip
+
+
+def _read_all(runs: list[_Run], processes: int, size: int, progress: Progress | None) -> None:
+    total, done = sum(os.path.getsize(job.path) for run in runs for job in run.jobs), 0
+    for run in runs:
+        many = processes > 1 and (total > SMALL or run.work.make_checker is not None)
+        with Pool(run.work, processes) if many else Alone(run.work) as runner:
+            for more in run.results(runner, size):
+                done += more
+                if progress is not None:
+                    progress("text", done >> 20, total >> 20)
 
 
 @dataclass
@@ -174,7 +185,9 @@ class _Run:
         if answer.result is not None:
             self.corpus.add(job.number, answer.result.part, job.root)
         if answer.rows:
-            collector = Collector(rules_for(job.format), check=self.work.check)
+            collector = Collector(
+                rules_for(job.format), check=self.work.check, examples=self.work.examples
+            )
             for row in answer.rows:
                 _collect(collector, row, job.name, _broken)
             self.corpus.add(job.number, collector.finish(), job.root)
@@ -225,6 +238,7 @@ class Work:
     check: bool
     questions: bool
     make_checker: Callable[[], Any] | None = None
+    examples: int = EXAMPLES
 
     def __call__(self) -> Callable[[Job | None], Any]:
         checker = self.make_checker() if self.make_checker is not None else None
@@ -239,7 +253,7 @@ class Work:
                 readers[job.path] = reader(self.format, Path(job.path))
             count = None if checker is None else _Tokens(checker, job)
             shards = self.format == "webdataset"
-            collector = Collector(rules, self.check, self.questions, shards, count)
+            collector = Collector(rules, self.check, self.questions, shards, count, self.examples)
             rows = read_job(job)
             for row in rows:
                 _collect(collector, row, job.name, readers[job.path])

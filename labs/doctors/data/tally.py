@@ -12,7 +12,7 @@ from typing import NamedTuple
 from labs.doctors.data.kinds import KINDS, SEVERITIES, Kind
 from labs.doctors.data.sample import Place, Problem
 
-EXAMPLES = 20  # kept of each kind: the first ones by place
+EXAMPLES = 20  # kept of each kind unless told otherwise: the first ones by place
 
 
 class Example(NamedTuple):
@@ -29,12 +29,14 @@ class Tally:
     """Counts and first examples of each kind.
 
     hits: (file, record) -> the kinds found there, of those whose repair is not "keep": what `--fix`
-    goes by. Only faulty samples are in it, so it stays small where the data is sound.
+    goes by. Only faulty samples are in it, so it stays small where the data is sound. most: examples
+    that are kept of each kind.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     hits: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    most: int = EXAMPLES
 
     def add(
         self, kind: str, place: Place, detail: str, id: str | None = None, image: str | None = None
@@ -43,7 +45,7 @@ class Tally:
         repair = KINDS[kind].repair
         self.counts[kind] = self.counts.get(kind, 0) + 1
         kept = self.examples.setdefault(kind, [])
-        if len(kept) < EXAMPLES:
+        if len(kept) < self.most:
             kept.append(Example(place, id, detail, image))
         if repair != "keep" and place.record is not None:
             found = self.hits.setdefault((place.file, place.record), [])
@@ -60,7 +62,7 @@ class Tally:
             self.counts[kind] = self.counts.get(kind, 0) + count
         for kind, examples in other.examples.items():
             both = self.examples.get(kind, []) + examples
-            self.examples[kind] = sorted(both, key=_order)[:EXAMPLES]
+            self.examples[kind] = sorted(both, key=_order)[: self.most]
         for key, kinds in other.hits.items():
             found = self.hits.setdefault(key, [])
             found += [kind for kind in kinds if kind not in found]

@@ -373,6 +373,20 @@ def test_table(tmp_path):
     assert str(found[2].place) == "dev.tsv, line 6"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_row_of_a_table_is_read_again_at_its_byte(tmp_path, encoding):
+    path = tmp_path / "dev.tsv"
+    text = "index\tquestion\tA\tB\timage\n"
+    for n in range(5):
+        text += f'{n}\t"图{n}\nline ""two"""\tx\ty\t{"A" * 200_000 * (n == 2)}\r\n'
+    path.write_bytes(text.encode(encoding))
+    rows = list(sources.table_rows(path))
+    assert [row.value["index"] for row in rows] == list("01234")
+    for row in rows:
+        again = row_at(path, row.start)
+        assert (again is None) if encoding == "utf-16" else again.value == row.value
+
+
 def test_table_with_bytes_that_are_not_utf8(tmp_path):
     path = tmp_path / "dev.tsv"
     path.write_bytes(b"index\tquestion\tA\tB\timage\n1\tcaf\xe9\tx\ty\tz\n2\tq\tx\ty\tz\n")
@@ -438,7 +452,7 @@ def test_a_shard_that_is_cut_off(tmp_path):
     path = tar(
         tmp_path / "x.tar", [(f"{n}.{e}", b"z" * 600) for n in range(3) for e in ("jpg", "txt")]
     )
-    path.write_bytes(path.read_bytes()[:4000])
+    path.write_bytes(path.read_bytes()[:5000])
     *rows, last = sources.shard_rows(path)
     assert len(rows) == 1 and rows[0].value["text"] == "z" * 600
     assert last.record is None and last.problem[0] == "cut_off"
@@ -504,7 +518,7 @@ MINE = [
     ROOT / "labs" / "doctors" / "data" / "survey.py",
     *(
         ROOT / "labs" / "formats" / f"{name}.py"
-        for name in "__init__ dialects row rows json_rows json_cut sniff sniff_file sniff_root".split()
+        for name in "__init__ dialects row rows json_rows json_cut json_faults sniff sniff_file sniff_root".split()
     ),
 ]
 

@@ -1,5 +1,6 @@
 """The cleaned copy: what is left alone is left alone to the byte, what is mended is mended, no error stays."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -48,7 +49,13 @@ def test_records_that_are_kept_are_kept_to_the_byte(tmp_path_factory, records, d
         return {"k": KEEP, "d": DROP, "c": new}[fates[row.record]]
 
     counted = copy_file(source, out, decide)
-    assert counted == tuple(map(fates.count, "kcd"))
+    assert counted[:3] == tuple(map(fates.count, "kcd"))
+    assert [*counted.records] == [i for i, fate in enumerate(fates) if fate != "d"]
+    starts = [whole.index(texts[0])]
+    for before, text in itertools.pairwise(texts):
+        starts.append(whole.index(text, starts[-1] + len(before)))
+    lines_of = [whole.count("\n", 0, start) + 1 for start in starts]
+    assert [*counted.lines] == [lines_of[record] for record in counted.records]
     expected = [r if f == "k" else new for r, f in zip(records, fates, strict=True) if f != "d"]
     written = out.read_bytes()
     if lines:
@@ -186,16 +193,31 @@ def test_where_a_copy_may_be_written(tmp_path, monkeypatch):
         target.check_target(source / "train.json", Path("."))
 
 
-def test_a_copy_is_there_whole_or_not_at_all(tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), target.staged(out) as folder:
-        (folder / "half.json").write_text("[")
+@pytest.mark.parametrize("name", ["out", "clean.json"])
+def test_a_copy_is_there_whole_or_not_at_all(tmp_path, name):
+    source = tmp_path / "data.json"
+    source.write_text("[]")
+    out = tmp_path / name
+    with pytest.raises(KeyboardInterrupt), target.staged(out, source) as place:
+        (place.folder / "half.json").write_text("[")
         assert not out.exists()
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with target.staged(out) as folder:
-        (folder / "whole.json").write_text("[]")
-    assert [path.name for path in out.iterdir()] == ["whole.json"]
-    assert list(tmp_path.iterdir()) == [out]
-    (tmp_path / "plain").mkdir()
-    assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode, "private to its writer"
+    assert list(tmp_path.iterdir()) == [source]
+    with target.staged(out, source) as place:
+        place.log.write_text("log")
+        (place.folder / "data.json").write_text("[1]")
+        assert not out.exists()
+    written = {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    if name == "out":
+        assert written == {"data.json", "out/data.json", "out/changes.jsonl"}
+        (tmp_path / "plain").mkdir()
+        assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode, "private to its writer"
+    else:
+        assert written == {"data.json", "clean.json", "clean.changes.jsonl"}
+        assert (out.read_text(), target.log_of(out).read_text()) == ("[1]", "log")
+        with pytest.raises(InputError, match="exists already"):
+            out.unlink()
+            target.check_target(source, out)
+    assert source.read_text() == "[]"

@@ -122,6 +122,32 @@ def test_the_cleaned_copy_is_offered_where_it_mends_something(kinds, offered):
     assert said == (expected if offered else "")
 
 
+FIXED = {
+    "out": "my out", "log": "my out/changes.jsonl", "kept": 1234, "mended": 5, "removed": 67,
+    "image_root": "images of mine", "errors_left": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words_of", "following"),
+    [
+        ({}, ["1,234 samples as they were, 5 mended, 67 removed", "finds no error"], "check 'my out' --image-root 'images of mine'"),
+        ({"image_root": None}, ["my out/changes.jsonl"], "check 'my out'"),
+        ({"image_root": "my out"}, ["my out"], "check 'my out'"),
+        ({"errors_left": ["special_token_split"]}, ["no repair mends: special_token_split"], "check 'my out' --image-root 'images of mine'"),
+    ],
+)  # fmt: skip
+def test_what_was_cleaned_is_said_and_checked_next(changes, words_of, following):
+    made = report(finding(ERROR), fixed={**FIXED, **changes})
+    command = words.next_command(made, "data", "data_doctor.py check", "ignored")
+    assert command == f"data_doctor.py {following}"
+    for text in (terminal.text(made, 300, command), html.html_of(made, {}, command)):
+        for said in words_of:
+            assert said in text
+        assert html.page.escape(command) in text or command in text
+    assert json.loads(made.to_json())["fixed"] == {**FIXED, **changes}
+
+
 def data_url(colour: str, size: tuple[int, int]) -> str:
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, "PNG")
@@ -211,7 +237,7 @@ def test_who_and_where_stays_at_home(text):
     assert "cat.jpg" in said, "the name that helps to find it stays"
     made = report(
         finding(ERROR, place=text, file=text, id=text, detail=text, image=text, member=text),
-        checked=[("images", text)], unchecked=[text], fixed={"out": text},
+        checked=[("images", text)], unchecked=[text], fixed={**FIXED, "out": text, "log": text, "image_root": text},
     )  # fmt: skip
     made.facts.update(note=text, splits={"train": [text]})
     quiet = redacted(made)

@@ -82,7 +82,12 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the folder that image paths are relative to (default: the data file's own)",
     )
-    add("--no-images", dest="images", action="store_false", help="open no image")
+    add(
+        "--no-images",
+        dest="images",
+        action="store_false",
+        help="open no image; only look whether its file is there",
+    )
     add(
         "--near-duplicates",
         dest="near_duplicates",
@@ -140,7 +145,7 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count,
         default=EXAMPLES,
-        help=f"examples of each fault in the page and the JSON, at most {EXAMPLES} (the default)",
+        help=f"examples of each fault in the page and the JSON (default: {EXAMPLES})",
     )
     add(
         "--fail-on",
@@ -176,11 +181,6 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
 
 def options_of(given: argparse.Namespace) -> Options:
     """The parsed command line as Options. Raises InputError for paths and models that are not there."""
-    if given.examples > EXAMPLES:
-        raise InputError(
-            f"--examples {given.examples} is more than the {EXAMPLES} that are kept of each fault.",
-            f"Give a number from 1 to {EXAMPLES}.",
-        )
     if not given.fix and (given.fix_semantic or given.copy_images):
         option = "--fix-semantic" if given.fix_semantic else "--copy-images"
         raise InputError(

@@ -24,15 +24,18 @@ def run(arguments: list[str], program: str) -> int:
 
     # Imported here, so that --help and a mistyped option are answered at once.
     from labs.doctors.data.check import examine
+    from labs.doctors.data.fix import check_fixable, fix
     from labs.doctors.data.repair.target import check_target, is_file_name
     from labs.doctors.data.report.redaction import redacted
     from labs.doctors.data.report.terminal import show
     from labs.doctors.data.report.words import next_command
+    from labs.formats.sniff import sniff
 
     if given.html:
         _check_writable(given.html)
     if given.fix:
         check_target(options.path, Path(given.fix))
+        check_fixable(sniff(options.path, options.image_root))
         if given.copy_images and is_file_name(Path(given.fix)):
             raise InputError(
                 f"--copy-images needs a folder, and {given.fix} (--fix) names a file.",
@@ -42,8 +45,6 @@ def run(arguments: list[str], program: str) -> int:
         examined = examine(options, progress)
         report = examined.report
         if given.fix:
-            from labs.doctors.data.fix import fix
-
             out = Path(given.fix)
             report = fix(examined, out, given.fix_semantic, given.copy_images, progress)
         if given.html:

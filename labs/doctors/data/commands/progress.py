@@ -58,6 +58,8 @@ class Progress:
             self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage.endswith("text"):
+            stage += ", MB"
         now = time.monotonic()
         wait = EVERY if self.bars is None else REDRAW
         if now - self.last < wait and (stage == self.stage or self.bars is None):

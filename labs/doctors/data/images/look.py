@@ -219,6 +219,3 @@ def _out_of_memory(limits: Limits) -> str:
 
 def _add(verdict: ImageVerdict, kind: str, detail: str) -> None:
     verdict.problems.append(Problem(kind, " ".join(detail.split())[:LONGEST]))
-
-
-_open = open_source

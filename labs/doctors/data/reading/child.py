@@ -27,7 +27,7 @@ def serve() -> None:
                     work = pickle.loads(data)()
                     continue
                 right, answer = 1, work(pickle.loads(data))
-            except InputError as error:
+            except (InputError, OSError) as error:
                 right, answer = 0, error
             except Exception:
                 right, answer = 0, traceback.format_exc()
@@ -40,7 +40,7 @@ def serve() -> None:
 
 def _failing(failure: object):
     def work(_: object) -> None:
-        raise failure if isinstance(failure, InputError) else RuntimeError(failure)
+        raise failure if isinstance(failure, Exception) else RuntimeError(failure)
 
     return work
 

@@ -60,8 +60,8 @@ class Pool:
         return ticket
 
     def result(self, ticket: int) -> Any:
-        """Wait for the answer to a job. Raises what the job raised where that is an InputError, and
-        InputError where the child died of it."""
+        """Wait for the answer to a job. Raises the InputError or OSError that the job raised, InputError
+        where the child died of it, and RuntimeError for a mistake in the work."""
         while ticket not in self._early:
             child, message = self._answers.get()
             if message is None:
@@ -73,7 +73,7 @@ class Pool:
         answer = pickle.loads(data)
         if right:
             return answer
-        raise answer if isinstance(answer, InputError) else RuntimeError(f"in a child:\n{answer}")
+        raise answer if isinstance(answer, Exception) else RuntimeError(f"in a child:\n{answer}")
 
     def forget(self, ticket: int) -> None:
         """The answer to this job is not wanted any more."""

@@ -3,12 +3,13 @@
 # ruff: noqa: B905  (Python 3.9 has no zip(strict=); what differs in length is told of)
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from labs.errors import InputError
 from labs.formats.json_rows import Shape
@@ -86,9 +87,11 @@ def table_rows(path: Path) -> Iterator[Row]:
     """The rows of a TSV file as dicts by column; the first line names the columns."""
     csv.field_size_limit(_CELL)
     header: list[str] = []
-    record, line = 0, 1
+    record, line, start = 0, 1, 0
     with _text(path) as file:
-        reader = csv.reader(file, delimiter="\t")
+        # Lines are handed over one at a time: how many bytes they had is where the next row starts.
+        lines = _Lines(file)
+        reader = csv.reader(lines, delimiter="\t")
         while True:
             problem: tuple[str, str] | None = None
             try:
@@ -98,10 +101,11 @@ def table_rows(path: Path) -> Iterator[Row]:
             except csv.Error as error:
                 cells, problem = [], ("bad_json", f"no row of a table: {error}")
             began, line = line, reader.line_num + 1
+            at, start = start, lines.bytes
             if not cells and problem is None:
                 continue
             if not header:
-                header = [c if len(c) == 1 else c.strip().lower() for c in cells]
+                header = _columns(cells)
                 continue
             if problem is None and len(cells) != len(header):
                 detail = f"{len(cells)} columns where the header has {len(header)}"
@@ -114,8 +118,49 @@ def table_rows(path: Path) -> Iterator[Row]:
                 if broken:
                     problem = ("bad_encoding", f"bytes that are not UTF-8 in column {broken[0]}")
                     value = {key: _mended(cell) for key, cell in value.items()}
-            yield Row(began, record, -1, -1, value, problem)
+            known = lines.bytes >= 0
+            yield Row(began, record, at if known else -1, start if known else -1, value, problem)
             record += 1
+
+
+def _columns(cells: list[str]) -> list[str]:
+    return [cell if len(cell) == 1 else cell.strip().lower() for cell in cells]
+
+
+class _Lines:
+    """The lines of a text file; `bytes`: how many were read, -1 where the file is not UTF-8."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.bytes = 0
+        if file.encoding != "utf-8-sig":
+            self.bytes = -1
+        else:
+            with open(file.name, "rb") as raw:
+                self.bytes = 3 if raw.read(3) == codecs.BOM_UTF8 else 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file:
+            if self.bytes >= 0:
+                length = (
+                    len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+                )
+                self.bytes += length
+            yield line
+
+
+def table_row_at(path: Path, start: int) -> Row | None:
+    """The row of a TSV file that starts at this byte."""
+    csv.field_size_limit(_CELL)
+    with _text(path) as file:
+        header = next(csv.reader(file, delimiter="\t"), [])
+    with open(path, "rb") as raw:
+        raw.seek(start)
+        lines = (line.decode("utf-8", "replace") for line in raw)
+        cells = next(csv.reader(lines, delimiter="\t"), [])
+    if len(cells) != len(header):
+        return None
+    return Row(None, None, start, -1, dict(zip(_columns(header), cells)))
 
 
 def mme_rows(path: Path, root: Path) -> Iterator[Row]:
@@ -235,7 +280,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
         yield Row(None, None, -1, -1, None, ("cut_off", detail))
 
 
-def _text(path: Path):
+def _text(path: Path) -> TextIO:
     """A text file opened for reading; bytes that are not UTF-8 come as lone surrogates."""
     with open(path, "rb") as file:
         encoding = encoding_of(file.read(1024))

@@ -9,7 +9,7 @@ from pathlib import Path
 from labs.doctors.data.reading import records
 from labs.doctors.data.reading.conversation import conversation
 from labs.doctors.data.reading.shard import shard_sample
-from labs.doctors.data.reading.sources import coco_names, rows_of
+from labs.doctors.data.reading.sources import coco_names, rows_of, table_row_at
 from labs.doctors.data.sample import Place, Problem, Sample
 from labs.formats.json_rows import Piece, Rows, Shape
 from labs.formats.row import Row
@@ -73,12 +73,14 @@ def samples(layout: Layout, folder: Path) -> Iterator[Sample]:
 
 
 def row_at(path: Path, start: int) -> Row | None:
-    """The record that starts at this byte of a JSON file; None where there is none to be read."""
+    """The record that starts at this byte of a JSON file or a table; None where none can be read."""
     size = 1 << 16
     while start >= 0 and size <= LARGEST:
         with open(path, "rb") as file:
             file.seek(start)
             data = file.read(size)
+        if data and data[:1] not in b"{[":
+            return table_row_at(path, start)
         rows = Rows(
             data, Piece(start, start + len(data), 1, len(data) == size), Shape("values", start)
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,16 @@ DROP = object()  # this record does not
 
 
 class Copied(NamedTuple):
-    """How many records of one file were kept as they are, changed, and left out."""
+    """Records of the source that were kept as they are, changed, and left out.
+
+    Of those that are in the copy, in its order: their numbers and lines in the source (0: unknown).
+    """
 
     kept: int
     changed: int
     dropped: int
+    records: array
+    lines: array
 
 
 def copy_file(source: Path, target: Path, decide: Callable[[Row, bytes], Any]) -> Copied:
@@ -34,6 +40,7 @@ def copy_file(source: Path, target: Path, decide: Callable[[Row, bytes], Any]) -
     The copy is a list where the source is one, else one record a line.
     """
     counts = {"kept": 0, "changed": 0, "dropped": 0}
+    records, lines = array("Q"), array("Q")
     with utf8(source) as (name, _), open(name, "rb") as raw, open(target, "xb") as file:
         shape = shape_of(raw)
         listed = shape.kind == "list"
@@ -53,12 +60,14 @@ def copy_file(source: Path, target: Path, decide: Callable[[Row, bytes], Any]) -
             else:
                 counts["changed"] += 1
                 text = dumped(verdict, text)
+            records.append(row.record)
+            lines.append(row.line or 0)
             file.write(between + text if listed else text + b"\n")
             between = b",\n"
         file.write(b"\n]\n" if listed else b"")
         file.flush()
         os.fsync(file.fileno())
-    return Copied(**counts)
+    return Copied(**counts, records=records, lines=lines)
 
 
 def dumped(record: Any, like: bytes) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labs.doctors.data.kinds import KINDS
-from labs.doctors.data.repair.copy import DROP, KEEP, copy_file
+from labs.doctors.data.repair.copy import DROP, KEEP, Copied, copy_file
 from labs.doctors.data.repair.edits import mend
 from labs.doctors.data.repair.log import Log
 from labs.doctors.data.repair.record import Unmendable
@@ -41,11 +43,16 @@ class Plan:
 
 @dataclass
 class Done:
-    """What was done: samples kept as they were, mended, removed; `used`: images that are still shown."""
+    """What was done: samples kept as they were, mended, removed; `used`: images that are still shown.
+
+    copied: a file's name -> what `copy_file` said of it. mended_at: the places of what was mended.
+    """
 
     kept: int = 0
     mended: int = 0
     removed: int = 0
+    copied: dict[str, Copied] = field(default_factory=dict)
+    mended_at: set[tuple[str, int]] = field(default_factory=set)
     used: dict[str, None] = field(default_factory=dict)
 
 
@@ -67,11 +74,43 @@ def repair(
                 progress("cleaned copy", seen, None)
             return _decide(row, Place(name, row.line, row.record), plan, read, log, done)
 
-        counted = copy_file(source, goal, decide)
+        counted = done.copied[name] = copy_file(source, goal, decide)
         done.kept += counted.kept
         done.mended += counted.changed
         done.removed += counted.dropped
     return done
+
+
+def remove(hits: dict[tuple[str, int], list[str]], folder: Path, log: Log, done: Done) -> None:
+    """Remove from the copy in `folder` what a second look at it found; `hits` by places in the copy.
+
+    Mending can bring a fault to light that no look at one sample shows: a text is the same as one of
+    the test set once its control characters are gone.
+    """
+    for name in {file for file, _ in hits}:
+        before = done.copied[name]
+        path = folder / name
+
+        def decide(row: Row, text: bytes, name: str = name, before: Copied = before) -> Any:
+            kinds = hits.get((name, row.record))
+            if not kinds:
+                return KEEP
+            record, line = before.records[row.record], before.lines[row.record]
+            place = Place(name, line or None, record)
+            log.removed(place, None, kinds, f"after mending, {KINDS[kinds[0]].title}")
+            mended = (name, record) in done.mended_at
+            done.mended -= mended
+            done.kept -= not mended
+            done.removed += 1
+            return DROP
+
+        fresh = path.with_name(f".{path.name}.new")
+        after = copy_file(path, fresh, decide)
+        done.copied[name] = after._replace(
+            records=array("Q", [before.records[record] for record in after.records]),
+            lines=array("Q", [before.lines[record] for record in after.records]),
+        )
+        os.replace(fresh, path)
 
 
 def _decide(row: Row, place: Place, plan: Plan, read: Read, log: Log, done: Done) -> Any:
@@ -86,6 +125,8 @@ def _decide(row: Row, place: Place, plan: Plan, read: Read, log: Log, done: Done
         return KEEP
     sample = read(row, place)
     verdict = _mended(row, sample, kinds, plan, read, log) if kinds else KEEP
+    if verdict is not KEEP and verdict is not DROP:
+        done.mended_at.add((place.file, row.record))
     if verdict is not DROP and plan.images:
         done.used.update(dict.fromkeys(sample.images))
     return verdict

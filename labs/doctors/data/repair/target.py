@@ -66,11 +66,11 @@ def is_file_name(out: Path) -> bool:
 
 
 class Place(NamedTuple):
-    """Where the copy is written before it is whole, and what its log is called in the end."""
+    """Where the copy is written until it is whole: its folder, its log, and what to check of it."""
 
     folder: Path
     log: Path
-    log_name: Path
+    copy: Path
 
 
 def log_of(out: Path) -> Path:
@@ -91,7 +91,7 @@ def staged(out: Path, source: Path) -> Iterator[Place]:
     os.makedirs(parent, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=parent))
     try:
-        yield Place(folder, folder / LOG, log)
+        yield Place(folder, folder / LOG, folder / source.name if source.is_file() else folder)
         if is_file_name(out):
             os.rename(folder / LOG, log)
             os.rename(folder / source.name, out)

@@ -29,9 +29,9 @@ STYLE = (
 .soft{color:var(--soft)}
 .cases{list-style:none;padding:0;display:grid;gap:.6rem;
  grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
-.cases li{display:flex;gap:.7rem;min-width:0;border:1px solid var(--rule);border-radius:6px;
+.cases li{display:flex;flex-wrap:wrap;gap:.7rem;min-width:0;border:1px solid var(--rule);border-radius:6px;
  padding:.5rem .6rem;background:var(--panel)}
-.cases li>div{min-width:0;flex:1;overflow-wrap:anywhere;font-size:.9rem}
+.cases li>div:last-child{min-width:0;flex:1 1 9rem;overflow-wrap:anywhere;font-size:.9rem}
 .cases img,.cases .none{width:96px;height:96px;object-fit:contain;flex:none;border-radius:3px;
  background:var(--paper)}
 .cases .none{display:flex;align-items:center;justify-content:center;text-align:center;

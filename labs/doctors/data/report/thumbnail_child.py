@@ -22,11 +22,11 @@ def serve(settings: str) -> None:
     told = json.loads(settings)
     from PIL import Image, ImageFile
 
-    from labs.doctors.data.images.child import _limit_memory
+    from labs.doctors.data.images.child import limit_memory
 
     Image.init()
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # the grey half is what the reader should see
-    _limit_memory(told["megabytes"])
+    limit_memory(told["megabytes"])
     answers = os.dup(1)
     with open(os.devnull, "wb") as nowhere:  # whatever a decoder prints is no answer
         os.dup2(nowhere.fileno(), 1)

@@ -64,8 +64,8 @@ def next_command(report: Report, path: str, program: str, image_root: str | None
     path, image_root: as the person wrote them; program: "data_doctor.py check".
     """
     if report.fixed:
-        root = report.fixed.get("image_root")
-        return _command(program, report.fixed["out"], root, "")
+        out, root = report.fixed["out"], report.fixed["image_root"]
+        return _command(program, out, None if root == out else root, "")
     mendable = [f for f in report.findings if f.repair != "keep" and not f.semantic]
     if not mendable or report.facts.get("format") not in FIXABLE:
         return ""
@@ -82,9 +82,9 @@ def cleaned(report: Report) -> list[str]:
         f"{fixed['removed']:,} removed. Each change: {fixed['log']}",
     ]
     if fixed["image_root"]:
-        said.append(f"Its images are relative to {fixed['image_root']}.")
-    if fixed["left"]:
-        said.append(f"A second look still finds errors in it: {', '.join(fixed['left'])}.")
+        said.append(f"The folder of its images: {fixed['image_root']}")
+    if fixed["errors_left"]:
+        said.append(f"Errors that no repair mends: {', '.join(fixed['errors_left'])}.")
     else:
         said.append("A second look finds no error in it.")
     return said

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labs.doctors.data.sample import Place, Problem, Sample
-from labs.doctors.data.tally import Tally
+from labs.doctors.data.tally import EXAMPLES, Tally
 from labs.doctors.data.text import digests
 from labs.doctors.data.text.answers import yes_no
 from labs.doctors.data.text.turns import Rules, caption_of, look
@@ -31,8 +31,8 @@ _TOGETHER = 64  # samples whose tokens are counted together
 class Part:
     """A stretch of one file. Records and references count from 0 in it; arrays have an entry a record.
 
-    lines, starts: where records begin (line from 1, byte; 0 and -1 where unknown). sample_digests: 16
-    bytes each, zeros where there is no sample. ids: 0 where there is none. references: reference -> its
+    lines, starts: where records begin (line from 1, byte; 0 and -1 where unknown). digests: of the
+    turns, 16 bytes each, zeros where there is no sample. ids: 0 where there is none. references: reference -> its
     number; uses, users: the reference and the record of each use. sources: where a reference that is
     no file lies: (shard, offset, size), or "data" for one inside the record. captions, captioned: the
     number and the record of each caption. questions, asked: numbers of questions, and how many of them
@@ -45,7 +45,7 @@ class Part:
     tally: Tally = field(default_factory=Tally)
     lines: array = field(default_factory=lambda: array("Q"))
     starts: array = field(default_factory=lambda: array("q"))
-    sample_digests: bytearray = field(default_factory=bytearray)
+    digests: bytearray = field(default_factory=bytearray)
     ids: array = field(default_factory=lambda: array("Q"))
     references: dict[str, int] = field(default_factory=dict)
     uses: array = field(default_factory=lambda: array("I"))
@@ -74,10 +74,11 @@ class Collector:
         questions: bool = False,
         shards: bool = False,
         tokens: CountTokens | None = None,
+        examples: int = EXAMPLES,
     ) -> None:
         self.rules, self.check, self.questions = rules, check, questions
         self.shards, self.tokens = shards, tokens
-        self.part = Part()
+        self.part = Part(tally=Tally(most=examples))
         self._waiting: list[Sample] = []  # for their tokens to be counted
 
     def fault(self, row: Row, file: str) -> None:
@@ -101,12 +102,12 @@ class Collector:
                 part.tally.add_problems(sample.place, name, problems)
         turns = sample.turns
         if not turns:
-            part.sample_digests += digests.NONE
+            part.digests += digests.NONE
             part.asked.append(0)
             return
         part.samples += 1
         part.turns += len(turns)
-        part.sample_digests += digests.sample_digest(sample)
+        part.digests += digests.turns_digest(sample)
         self._images(sample, number)
         if self.questions:
             asked = digests.question_numbers(sample)[:65_535]

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from labs.doctors.data.tally import Tally
-from labs.doctors.data.text.corpus import Corpus, DataFile
+from labs.doctors.data.text.corpus import Corpus
 from labs.doctors.data.text.digests import NONE, SIZE
+from labs.doctors.data.text.same import Contents
 
 # A caption counts as shared from so many pictures on, and so large a share of them. One caption in a
 # hundred, on twenty pictures or more, is no coincidence of short descriptions in a set of thousands;
@@ -26,54 +27,73 @@ ANSWERS = 100
 
 
 def find_copies(corpus: Corpus, samples: bool = True) -> None:
-    """Add duplicate samples (within a split) and duplicate ids (within a file) to the corpus' tally."""
-    splits: dict[str, list[DataFile]] = {}
-    for file in corpus.files if samples else ():
-        splits.setdefault(file.split, []).append(file)
+    """Add duplicate samples (within a split) and duplicate ids (within a file) to the corpus' tally.
+
+    Samples are equal where their turns are, and their images: as files, or byte by byte.
+    """
+    splits: dict[str, list[int]] = {}
+    for number, file in enumerate(corpus.files if samples else ()):
+        splits.setdefault(file.split, []).append(number)
     for files in splits.values():
-        for file, record, first_file, first in _equal_samples(files):
-            place = first_file.place(first)
-            detail = f"the same as {place}" if first_file is not file else _same_file(place)
-            corpus.tally.add("duplicate_sample", file.place(record), detail)
-    for file in corpus.files:
-        for record, first in _equal_ids(file.ids):
-            detail = f"used before, at {_short(file.place(first))}"
-            corpus.tally.add("duplicate_id", file.place(record), detail)
+        for (file, record), (first_file, first) in _equal_samples(corpus, files):
+            place = str(corpus.files[first_file].place(first))
+            detail = f"the same as {place if first_file != file else _short(place)}"
+            corpus.tally.add("duplicate_sample", corpus.files[file].place(record), detail)
+    for data in corpus.files:
+        for record, first in _equal_ids(data.ids):
+            detail = f"used before, at {_short(str(data.place(first)))}"
+            corpus.tally.add("duplicate_id", data.place(record), detail)
 
 
-def _short(place) -> str:
-    return str(place).rpartition(", ")[2]
+def _short(place: str) -> str:
+    return place.rpartition(", ")[2]
 
 
-def _same_file(place) -> str:
-    return f"the same as {_short(place)}"
+Spot = tuple  # (number of the file, record)
 
 
-def _equal_samples(files: list[DataFile]) -> Iterator[tuple[DataFile, int, DataFile, int]]:
-    """(file, record, file and record of the first one) of each sample that was there before, in order."""
+def _equal_samples(corpus: Corpus, files: list[int]) -> list[tuple[Spot, Spot]]:
+    """(a sample, the first one that is the same) of all that were there before, in order."""
+    contents = Contents()
+    found: list[tuple[Spot, Spot]] = []
+    for group in _equal_turns(corpus, files):
+        shown = {spot: corpus.images.shown_by(*spot).tolist() for spot in group}
+        groups = [group]
+        for step in range(3):  # by size, by the ends of files, by all of them
+            apart: dict[tuple, list[Spot]] = {}
+            for number, spots in enumerate(groups):
+                if len({tuple(shown[spot]) for spot in spots}) == 1:  # the very same images
+                    apart.setdefault((number,), []).extend(spots)
+                    continue
+                for spot in spots:
+                    keys = [contents.key(corpus.images, image, step) for image in shown[spot]]
+                    apart.setdefault((number, *keys), []).append(spot)
+            groups = [spots for spots in apart.values() if len(spots) > 1]
+        found += [(spot, spots[0]) for spots in groups for spot in spots[1:]]
+    return sorted(found)
+
+
+def _equal_turns(corpus: Corpus, files: list[int]) -> Iterator[list[Spot]]:
+    """The samples of equal turns, wherever there are two or more, each group in order."""
     buckets: list[tuple[array, array]] = [(array("I"), array("I")) for _ in range(256)]
-    for number, file in enumerate(files):
-        data = file.sample_digests
-        for record, byte in enumerate(data[::SIZE]):
+    for number in files:
+        for record, byte in enumerate(corpus.files[number].digests[::SIZE]):
             numbers, records = buckets[byte]
             numbers.append(number)
             records.append(record)
-    found = []
     for numbers, records in buckets:
-        seen: dict[bytes, tuple[int, int]] = {}
+        seen: dict[bytes, list[Spot]] = {}
         for number, record in zip(numbers, records):  # noqa: B905  (Python 3.9)
             at = record * SIZE
-            digest = bytes(files[number].sample_digests[at : at + SIZE])
-            first = seen.setdefault(digest, (number, record))
-            if first != (number, record) and digest != NONE:
-                found.append((number, record, *first))
-    for number, record, first_number, first in sorted(found):
-        yield files[number], record, files[first_number], first
+            digest = bytes(corpus.files[number].digests[at : at + SIZE])
+            seen.setdefault(digest, []).append((number, record))
+        seen.pop(NONE, None)
+        yield from (spots for spots in seen.values() if len(spots) > 1)
 
 
 def _equal_ids(ids: array) -> Iterator[tuple[int, int]]:
     """(record, the first record with this id) of each id that was there before, in order."""
-    if len(set(ids)) + ids.count(0) >= len(ids):
+    if len(set(ids) - {0}) == len(ids) - ids.count(0):
         return  # none, and no need to remember where each was
     seen: dict[int, int] = {}
     for record, number in enumerate(ids):

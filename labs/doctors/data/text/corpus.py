@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from labs.doctors.data.sample import Place
-from labs.doctors.data.tally import Tally
+from labs.doctors.data.tally import EXAMPLES, Tally
 from labs.doctors.data.text.collect import Part
 from labs.doctors.data.text.images import ImageTable
 
@@ -25,7 +25,7 @@ class DataFile:
         self.path, self.name, self.split, self.lined = path, name, split, lined
         self.lines: array = array("Q")
         self.starts: array = array("q")
-        self.sample_digests = bytearray()
+        self.digests = bytearray()  # of the turns
         self.ids: array = array("Q")
         self.questions: array = array("Q")
         self.asked: array = array("H")
@@ -37,11 +37,11 @@ class DataFile:
 class Corpus:
     """The files, their images, and the sums."""
 
-    def __init__(self) -> None:
+    def __init__(self, examples: int = EXAMPLES) -> None:
         self.files: list[DataFile] = []
         self.images = ImageTable()
         self.images.files = self.files
-        self.tally = Tally()
+        self.tally = Tally(most=examples)
         self.samples = self.turns = 0
         self.histograms: dict[str, Counter] = {}
         self.answers: Counter = Counter()
@@ -62,7 +62,7 @@ class Corpus:
         self.turns += part.turns
         file.lines.extend(part.lines)
         file.starts.extend(part.starts)
-        file.sample_digests += part.sample_digests
+        file.digests += part.digests
         file.ids.extend(part.ids)
         file.questions.extend(part.questions)
         file.asked.extend(part.asked)
@@ -86,7 +86,7 @@ def shifted(tally: Tally, base: int) -> Tally:
     """A copy of `tally` whose record numbers are `base` higher."""
     if not base or not tally.counts:
         return tally
-    moved = Tally(dict(tally.counts))
+    moved = Tally(dict(tally.counts), most=tally.most)
     for kind, examples in tally.examples.items():
         moved.examples[kind] = [
             example

@@ -7,6 +7,7 @@ Standard library only, Python 3.9 or newer.
 # ruff: noqa: B905  (Python 3.9 has no zip(strict=); what is zipped has one length)
 from __future__ import annotations
 
+import bisect
 import os
 from array import array
 from collections.abc import Iterable, Iterator
@@ -62,17 +63,21 @@ class ImageTable:
         self.sources: dict[int, Any] = {}
         self.files: list[Any] = []  # what `Corpus` knows of each file
         self._numbers: list[dict[str, int]] = []
+        self._spans: dict[int, tuple[int, int]] = {}  # a file's uses, which come in its order
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[Future] = []
         self._fresh: list[int] = []
 
     def add(self, file: int, base: int, part: Any, folder: str) -> list[int]:
-        """Take in the references of a Part; `base`: the number of its first record in the file.
+        """Take in the references of a Part; `base`: the number of its first record in the file. A file's
+        parts come one after the other.
 
         Returns the number here of each of its references.
         """
         index = self._folder(folder)
         known = self._numbers[index]
+        begin = self._spans.get(file, (len(self.uses), 0))[0]
+        self._spans[file] = begin, len(self.uses) + len(part.uses)
         here = []
         for number, reference in enumerate(part.references):
             found = known.get(reference)
@@ -182,6 +187,13 @@ class ImageTable:
         for use, number in enumerate(self.uses):
             if number in numbers:
                 yield self.references[number], self.place(use)
+
+    def shown_by(self, file: int, record: int) -> array:
+        """The numbers of the images of one record."""
+        start, end = self._spans[file]
+        first = bisect.bisect_left(self.users, record, start, end)
+        last = bisect.bisect_right(self.users, record, first, end)
+        return self.uses[first:last]
 
     def place(self, use: int) -> Place:
         return self.files[self.use_files[use]].place(self.users[use])

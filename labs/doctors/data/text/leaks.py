@@ -1,21 +1,14 @@
-"""Samples and images that are also in another split. Standard library only, Python 3.9 or newer.
-
-An image is the same where the path leads to the same file, or to one of the same bytes. Files are read
-only where their sizes agree, and first only their last bytes.
-"""
+"""Samples and images that are also in another split. Standard library only, Python 3.9 or newer."""
 
 # ruff: noqa: B905  (Python 3.9 has no zip(strict=); arrays of one table have one length)
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 
 from labs.doctors.data.text.corpus import Corpus, DataFile
 from labs.doctors.data.text.images import ImageTable
-
-_END = 1 << 14  # bytes at the end of a file that are compared first
-_BLOCK = 1 << 20
+from labs.doctors.data.text.same import Contents, identity_of, name_of
 
 
 def find_leaks(mine: Corpus, left: set[int], other: Corpus, right: set[int]) -> None:
@@ -104,80 +97,25 @@ def same_images(
 ) -> dict[int, int]:
     """Of the images `here` of one table those that are the same as one `there` of the other: which one."""
     same: dict[int, int] = {}
-    names = {_name(other, number): number for number in sorted(there, reverse=True)}
-    files = {_identity(other, number): number for number in sorted(there, reverse=True)}
-    files.pop((0, 0), None)
+    names = {name_of(other, number): number for number in sorted(there, reverse=True)}
+    files = {identity_of(other, number): number for number in sorted(there, reverse=True)}
+    files.pop(None, None)
     sizes: dict[int, list[int]] = {}
     for number in sorted(there):
         if other.sizes[number] > 0:
             sizes.setdefault(other.sizes[number], []).append(number)
-    contents = _Contents()
+    contents = Contents()
     for number in sorted(here):
         if mine is other and number in there:
             same[number] = number
             continue
-        found = names.get(_name(mine, number), files.get(_identity(mine, number)))
-        if found is None and mine.sizes[number] in sizes:
-            found = contents.match(mine, number, other, sizes[mine.sizes[number]])
+        found = names.get(name_of(mine, number), files.get(identity_of(mine, number)))
+        if found is None and number not in mine.problems:
+            alike = sizes.get(mine.sizes[number], [])
+            for whole in (False, True):
+                own = contents.digest(mine, number, whole) if alike else None
+                alike = [n for n in alike if own and own == contents.digest(other, n, whole)]
+            found = alike[0] if alike else None
         if found is not None:
             same[number] = found
     return same
-
-
-def _name(table: ImageTable, number: int) -> str:
-    """Where an image is, as text: equal for equal paths."""
-    source = table.sources.get(number)
-    if source == "data" or (number in table.sources and source is None):
-        return table.references[number]
-    if source is not None:
-        return f"{source[0]}\0{source[1]}"
-    return f"{table.folders[table.folder_of[number]].root}/{table.references[number]}"
-
-
-def _identity(table: ImageTable, number: int) -> tuple[int, int]:
-    inode = table.inodes[number]
-    return (table.devices[number], inode) if inode else (0, 0)
-
-
-class _Contents:
-    """Digests of files, each read once: of their ends, and of the whole where the ends agree."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int, bool], bytes | None] = {}
-
-    def match(
-        self, mine: ImageTable, number: int, other: ImageTable, candidates: list[int]
-    ) -> int | None:
-        """The first of `candidates` whose bytes are those of image `number`."""
-        for whole in (False, True):
-            own = self._digest(mine, number, whole)
-            candidates = [c for c in candidates if own and own == self._digest(other, c, whole)]
-        return candidates[0] if candidates else None
-
-    def _digest(self, table: ImageTable, number: int, whole: bool) -> bytes | None:
-        key = (id(table), number, whole)
-        if key not in self._known:
-            self._known[key] = None if number in table.problems else _read(table, number, whole)
-        return self._known[key]
-
-
-def _read(table: ImageTable, number: int, whole: bool) -> bytes | None:
-    source, size = table.source(number), table.sizes[number]
-    if source is None:
-        return None
-    path, start = (source, 0) if isinstance(source, str) else source[:2]
-    end = start + size
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open(path, "rb") as file:
-            position = start if whole else max(start, end - _END)
-            file.seek(position)
-            while position < end:
-                block = file.read(min(_BLOCK, end - position))
-                if not block:
-                    return None
-                digest.update(block)
-                position += len(block)
-    except OSError:
-        return None
-    return digest.digest()

@@ -52,13 +52,13 @@ class Folder:
             return Found(("web_address", printable(reference)))
         if "\0" in reference:
             return Found(("missing_image", "a NUL byte in the path"))
+        if _DRIVE.match(reference):
+            return Found(("unsafe_path", f"an absolute path of Windows: {printable(reference)}"))
         path = f"{self.root}{os.sep}{reference}"
-        if ".." in reference or reference[:1] == os.sep or _DRIVE.match(reference):
+        if ".." in reference or reference[:1] == os.sep:
             path = self.path(reference)
             if not _is_under(path, self.root):
                 what = "an absolute path" if os.path.isabs(reference) else 'a path with ".."'
-                if _DRIVE.match(reference):
-                    what = "an absolute path of Windows"
                 return Found(("unsafe_path", f"{what}: {printable(reference)}"))
         try:
             return self._status(path, reference)

@@ -36,12 +36,16 @@ _FAMILY = r"<\|(?!(?:object_ref|box|quad)_(?:start|end)\|>)[A-Za-z][A-Za-z0-9_\-
 class Tokens:
     """The special tokens to look for: a tokenizer's own, or those known here.
 
-    `<image>` is left out: it is the placeholder, and counted as that.
+    `<image>` is left out: it is the placeholder, and counted as that. others: beside a tokenizer's
+    own, those of other families, which it reads as letters; None where none are a tokenizer's own.
     """
 
-    def __init__(self, own: Iterable[str] | None = None) -> None:
+    def __init__(self, own: Iterable[str] | None = None, besides: Iterable[str] = ()) -> None:
         self.own = own is not None
-        tokens = {token for group in KNOWN.values() for token in group} if own is None else own
+        tokens = {token for group in KNOWN.values() for token in group} - set(besides)
+        if own is not None:
+            tokens = set(own)
+        self.others = Tokens(besides=tokens) if own is not None else None
         # A tokenizer may have declared a word or a blank as special: found everywhere, it says nothing.
         listed = {
             t for t in tokens if t != IMAGE and not t.strip().isalnum() and len(t.strip()) > 2

@@ -85,6 +85,10 @@ def look(sample: Sample, rules: Rules) -> list[Problem]:
         problems += _in_turns(sample, "control_characters", control)
     if _may_hold(joined, rules.tokens.starts, shown) and rules.tokens.find(joined):
         problems += _in_turns(sample, "special_token_in_text", rules.tokens.find)
+    elif rules.tokens.others is not None:
+        others = rules.tokens.others
+        if _may_hold(joined, others.starts, shown) and others.find(joined):
+            problems += _in_turns(sample, "foreign_special_token", others.find)
     return problems + _words(sample, rules)
 
 
