@@ -49,14 +49,18 @@ MEMORY_ROOMS = {
 }
 MEMORY_ROOMS["commands"] = set(MEMORY_ROOMS)
 DATA_ROOMS = {
-    "reading": set(),
     "text": set(),
+    "reading": set(),
     "images": set(),
-    "tokens": set(),
-    "survey": {"reading", "text", "tokens"},
+    "tokens": {"images"},
+    "survey": {"reading", "text", "images"},
+    "gallery": {"survey", "reading", "text", "images"},
+    "scores": {"gallery", "survey", "reading", "tokens"},
     "report": {"images"},
-    "check": {"survey", "images", "tokens", "report"},
-    "repair": {"reading", "text"},
+    "check": {"scores", "gallery", "survey", "text", "images", "tokens", "report"},
+    "pictures": {"check", "gallery", "report"},
+    "repair": {"text"},
+    "fix": {"check", "reading", "text", "tokens", "repair", "report"},
 }
 DATA_ROOMS["commands"] = set(DATA_ROOMS)
 MEMORY = ROOT / "labs" / "doctors" / "memory"

@@ -89,8 +89,8 @@ def has_gpu() -> bool:
 
 def predict(
     results: Results, cases: Sequence[Case], progress: Progress | None = None
-) -> list[dict]:
-    """Predict the cases that lack a prediction by this code."""
+) -> dict[str, str]:
+    """Predict the cases that lack a prediction by this code; those that could not be, and why."""
     from labs.bench.memory_gpu_predict import predict_cases
 
     return predict_cases(results, cases, progress)
@@ -176,7 +176,9 @@ def act(args: argparse.Namespace) -> int:
     results, cases = open_folder(args.folder, args.tiny)
     cases = chosen(cases, args.only)
     if args.what == "predict":
-        predict(results, cases, say)
+        failed = predict(results, cases, say)
+        if failed:
+            raise BenchError(f"Without a prediction: {', '.join(failed)}.")
     elif args.what == "measure":
         if not args.tiny and not has_gpu():
             raise InputError(

@@ -99,8 +99,8 @@ CASES: tuple[Case, ...] = (
     _v("qwen25-expandable", _QWEN25, expandable_segments=True, images=_TWO),
     _v("qwen25-dpo-full", _QWEN25, **_CKPT, objective="dpo", images=_ONE, sequence_length=768),
     _c("smol-full", _SMOL, images=((1024, 768),), sequence_length=1280, batch=4),
-    _v("smol-full-amp", _SMOL, precision="bf16_amp", images=((1024, 768),), sequence_length=1280, batch=8),
-    _v("smol-lora-ckpt", _SMOL, **_LORA, **_CKPT, images=((512, 512),), sequence_length=1536, batch=16),
+    _v("smol-full-amp", _SMOL, precision="bf16_amp", images=((1024, 768),), sequence_length=1280, batch=6),
+    _v("smol-lora-ckpt", _SMOL, **_LORA, **_CKPT, images=((512, 512),), sequence_length=1536, batch=5),
     _v("smol-fp32", _SMOL, precision="fp32", images=((640, 960),), sequence_length=1280, batch=2),
     _c("pali-frozen", _PALI, method="frozen", sequence_length=512, batch=4),
     _v("pali-full", _PALI, sequence_length=512, batch=2),
@@ -110,6 +110,11 @@ CASES: tuple[Case, ...] = (
     _c("intern-qlora-ckpt", _INTERN, **_QLORA, **_CKPT, images=_ONE, sequence_length=1024, batch=4),
     _v("intern-full-even", _INTERN, images=_ONE, sequence_length=1024, batch=4, padding=False),
     _v("intern-lora-ckpt", _INTERN, **_LORA, **_CKPT, images=_WIDE, sequence_length=2560, batch=8),
+    # Does it fit a smaller card? One that should, one that should not, two that are close.
+    _v("qwen25-on-24", _QWEN25, "24", **_LORA, attention="eager", images=_ONE, sequence_length=1024),
+    _v("qwen2-on-24", _QWEN2, "24", **_LORA, images=_ONE, sequence_length=1024, batch=4, padding=False),
+    _v("next-on-24", _NEXT, "24", **_LORA, **_CKPT, images=((672, 672),), sequence_length=4096, batch=2),
+    _v("intern-on-48", _INTERN, "48", **_LORA, **_CKPT, images=_WIDE, sequence_length=2560, batch=8),
 )  # fmt: skip
 
 # The tiny models of the bench `memory`, on a CPU: there nothing is fragmented and there is no context.

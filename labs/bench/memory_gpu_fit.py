@@ -186,10 +186,12 @@ def _part(result: dict, name: str) -> int:
 def verdicts(pairs: Iterable[Pair]) -> dict[str, Any]:
     """Whether a run fits, as the doctor answers it and as it was: "yes", "perhaps" or "no".
 
-    tried: runs that were confined to a card or ran out of memory. cards: for each run that ended and
-    each size of card, by the run's measured need. {"right", "perhaps", "wrong"} each, and the wrong ones.
+    tried: runs that were confined to a card or ran out of memory; played: the confined ones, by the
+    model of the allocator on a card of that size. cards: for each run that ended and each size of card,
+    by the run's measured need. {"right", "perhaps", "wrong"} each, and which were wrong.
     """
     tried: list[tuple[str, str, bool]] = []
+    played: list[tuple[str, str, bool]] = []
     cards: list[tuple[str, str, bool]] = []
     for pair in pairs:
         memory, said = pair.measured["memory"], pair.predicted
@@ -197,6 +199,7 @@ def verdicts(pairs: Iterable[Pair]) -> dict[str, Any]:
         fitted = pair.measured["outcome"] == "done"
         if said["verdict"] is not None:
             tried.append((pair.name, said["verdict"], fitted))
+            played.append((pair.name, said["played"], fitted))
         elif not fitted and memory.get("total"):
             tried.append((pair.name, decide("", memory["total"], need).verdict, False))
         elif pair.complete and memory["device"] is not None:
@@ -204,7 +207,7 @@ def verdicts(pairs: Iterable[Pair]) -> dict[str, Any]:
                 _, usable = capacity(nominal)
                 answer = decide("", usable, need).verdict
                 cards.append((f"{pair.name} on {nominal} GB", answer, memory["device"] <= usable))
-    return {"tried": tally(tried), "cards": tally(cards)}
+    return {"tried": tally(tried), "played": tally(played), "cards": tally(cards)}
 
 
 def tally(answers: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:

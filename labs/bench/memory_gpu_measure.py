@@ -1,8 +1,11 @@
 """The loop of `labs bench memory_gpu` that measures: one child a case, one at a time on the device."""
 
 import contextlib
+import itertools
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +16,7 @@ from labs.bench.memory_gpu_results import FINAL, Results
 CHILD = "labs.bench.memory_gpu_child"
 CASE_SECONDS = 90.0
 HOPELESS = 3  # failures in a row, from the start
+AHEAD = 1 if (os.cpu_count() or 1) < 8 else 3  # children that import while one measures
 GUESS = 10.0  # seconds of a case that has no prediction yet
 
 
@@ -27,43 +31,41 @@ def measure(
     """Measure the cases that lack a measurement, each in a process of its own; those that were tried.
 
     seconds: stop when they are over; what runs then is not counted as tried. A case that takes longer
-    than `case_seconds` is ended and written down as such. The next child gets its imports done while
-    one measures; the device is one child's at a time. Raises BenchError where the first three fail:
-    then something is wrong with the machine, and its time is better saved.
+    than `case_seconds` is ended and written down as such. The next children get their imports done
+    while one measures; the device is one child's at a time. Raises BenchError where the first three
+    fail: then something is wrong with the machine, and its time is better saved.
     """
     say = progress or (lambda _: None)
     start = time.monotonic()
     end = start + seconds if seconds is not None else float("inf")
     left = in_order(results, results.left("measured", cases))
     tried, succeeded = [], False
+    upcoming, ready = iter(left), deque()
     with contextlib.ExitStack() as stack:
 
-        def get_ready(case: Case | None) -> Child | None:
-            if case is None:
-                return None
-            settings = {
-                "plan": case.plan(results.models).to_dict(),
-                "limit": case.limit_bytes,
-                "device": device,
-            }
-            return stack.enter_context(Child(CHILD, case.name, settings))
+        def get_ready() -> None:
+            for case in itertools.islice(upcoming, 1 + AHEAD - len(ready)):
+                settings = {
+                    "plan": case.plan(results.models).to_dict(),
+                    "limit": case.limit_bytes,
+                    "device": device,
+                }
+                child = stack.enter_context(Child(CHILD, case.name, settings))
+                ready.append((case, child))
 
-        child = get_ready(left[0] if left else None)
-        for index, case in enumerate(left):
-            remaining = end - time.monotonic()
-            if remaining <= 0:
-                break
-            say(f"{index + 1} of {len(left)}: {case.name}")
-            more = left[index + 1] if index + 1 < len(left) else None
-            following = get_ready(more)
+        get_ready()
+        while ready and (remaining := end - time.monotonic()) > 0:
+            case, child = ready.popleft()
+            name = f"{len(tried) + 1} of {len(left)}: {case.name}"
+            say(name)
             content = measured(child, min(case_seconds, remaining))
             child.__exit__(None, None, None)  # its memory is given back before the next one starts
-            child = following
             if content["outcome"] == "time limit" and remaining < case_seconds:
                 break  # cut off from outside: nothing is known of this case
+            get_ready()
             results.write("measured", case, content)
             tried.append(case)
-            say(f"{index + 1} of {len(left)}: {case.name}: {sentence(content)}")
+            say(f"{name}: {sentence(content)}")
             succeeded |= content["outcome"] in FINAL
             if len(tried) == HOPELESS and not succeeded:
                 raise BenchError(

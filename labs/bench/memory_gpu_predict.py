@@ -19,6 +19,7 @@ from labs.doctors.memory.forecast.ranges import fit
 from labs.doctors.memory.plan import Plan
 from labs.doctors.memory.trace.pool import Pool
 from labs.doctors.memory.trace.record import Trace
+from labs.errors import InputError
 
 # How long a case should take on one data-centre GPU, to order the cases by; wrong by a factor of two
 # it still serves. Tokens of three steps at a modest rate, and building, adapters and the end.
@@ -39,28 +40,38 @@ def predict_cases(
     results: Results,
     cases: Iterable[Case],
     progress: Progress | None = None,
-    workers: int | None = None,
-) -> list[dict]:
-    """Predict the cases that have no prediction by the code as it is; the files of all of them.
+    pool: Pool | None = None,
+) -> dict[str, str]:
+    """Predict the cases that have no prediction by the code as it is.
 
-    workers: tracing processes; None = as many as `predict` itself takes.
+    Returns those that could not be, by name, and why: the others are not held up by them.
+    pool: tracers that run already; None = as many as `predict` itself takes.
     """
-    cases, say = list(cases), progress or (lambda _: None)
+    say = progress or (lambda _: None)
     left = results.left("predicted", cases)
+    if left and pool is None:
+        with Pool() as own:
+            own.start()
+            return predict_cases(results, left, progress, own)
+    failed: dict[str, str] = {}
     done = 0
 
     def one(case: Case) -> None:
         nonlocal done
-        content = predict_case(case, pool, results.models)
-        results.write("predicted", case, content)
+        try:
+            content = predict_case(case, pool, results.models)
+        except InputError as error:
+            failed[case.name] = str(error)
+            said = error.what
+        else:
+            results.write("predicted", case, content)
+            said = f"{content['device'] / 2**30:.2f} GiB in {content['seconds']:.0f} s"
         done += 1
-        say(f"predicted {done} of {len(left)}: {case.name} in {content['seconds']:.0f} s")
+        say(f"predicted {done} of {len(left)}: {case.name}: {said}")
 
     if left:
-        with Pool(workers and min(workers, len(left))) as pool:
-            pool.start()
-            pool.map(one, left)
-    return [results.read("predicted", case) for case in cases]
+        pool.map(one, left)
+    return failed
 
 
 def predict_case(case: Case, pool: Pool, models: Path = CONFIGS) -> dict[str, Any]:
@@ -70,22 +81,27 @@ def predict_case(case: Case, pool: Pool, models: Path = CONFIGS) -> dict[str, An
     answer = predictor.full()
     events = predictor.events
     moments = moments_of(events).values()
+    limited, context = case.limit_bytes, answer.breakdown["context"]
     if plan.device == "cuda":
         played = playback.play(events, expandable=plan.expandable_segments)
         allocated, reserved = played.peak_allocated, played.peak_reserved
     else:
         allocated, reserved = predictor.last.peak_bytes(), None
+    if limited is not None:
+        room = int(limited - context)
+        confined = playback.play(events, room, plan.expandable_segments)
     names = ("weights", "buffers", "gradients", "optimizer", "activations", "logits")
-    limited = case.limit_bytes
     return {
         "allocated": allocated,
         "requested": predictor.last.peak_bytes(),
         "reserved": reserved,
-        "context": answer.breakdown["context"],
+        "context": context,
         "device": answer.gpu.bytes,
         "low": answer.gpu.low,
         "high": answer.gpu.high,
         "verdict": None if limited is None else fit("", limited, answer.gpu).verdict,
+        # the model of the allocator on a card of that size, which gives cached memory back
+        "played": None if limited is None else _verdict(confined.failed_at is None),
         "breakdown": answer.breakdown,
         "peak_phase": answer.peak_phase,
         "phases": answer.phases,
@@ -98,6 +114,10 @@ def predict_case(case: Case, pool: Pool, models: Path = CONFIGS) -> dict[str, An
         "seconds": predictor.last.seconds,
         "versions": versions(),
     }
+
+
+def _verdict(fits: bool) -> str:
+    return "yes" if fits else "no"
 
 
 def gpu_seconds(plan: Plan, parameters: int) -> float:

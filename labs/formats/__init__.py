@@ -10,6 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labs.formats.coco import (
+        CocoCaption,
+        CocoImage,
+        read_coco,
+        read_coco_results,
+        write_coco,
+        write_coco_results,
+    )
     from labs.formats.conversation import Conversation, Turn, parse_conversation
     from labs.formats.dialects import IMAGE
     from labs.formats.files import atomic_write, check_file
@@ -21,19 +29,53 @@ if TYPE_CHECKING:
         resolve_image,
         write_llava,
     )
+    from labs.formats.mmbench import MMBenchQuestion, read_mmbench, write_mmbench
+    from labs.formats.mme import MmeQuestion, read_mme, write_mme, write_mme_answers
+    from labs.formats.pairs import ImageText, read_pairs, write_pairs
+    from labs.formats.pope import PopeQuestion, read_pope, write_pope
+    from labs.formats.preference import Preference, read_preferences, write_preferences
+    from labs.formats.qilin import (
+        Note,
+        SearchRequest,
+        read_notes,
+        read_qrels,
+        read_search,
+        write_notes,
+        write_search,
+    )
+    from labs.formats.shard_writer import write_shards
+    from labs.formats.sniff import Layout
+    from labs.formats.webdataset import read_samples, read_shard
 
 __all__ = [
-    "IMAGE", "MAX_PIXELS", "Conversation", "Turn", "atomic_write", "check_file", "load_image",
-    "parse_conversation", "read_conversations", "read_llava", "read_records", "resolve_image", "write_llava",
+    "IMAGE", "MAX_PIXELS", "CocoCaption", "CocoImage", "Conversation", "ImageText", "Layout", "MMBenchQuestion",
+    "MmeQuestion", "Note", "PopeQuestion", "Preference", "SearchRequest", "Turn", "atomic_write", "check_file",
+    "load_image", "parse_conversation", "read_coco", "read_coco_results", "read_conversations", "read_llava",
+    "read_mmbench", "read_mme", "read_notes", "read_pairs", "read_pope", "read_preferences", "read_qrels",
+    "read_records", "read_samples", "read_search", "read_shard", "resolve_image", "write_coco",
+    "write_coco_results", "write_llava", "write_mmbench", "write_mme", "write_mme_answers", "write_notes",
+    "write_pairs", "write_pope", "write_preferences", "write_search", "write_shards",
 ]  # fmt: skip
 
 _MODULES = {
+    "coco": ("CocoCaption", "CocoImage", "read_coco", "read_coco_results", "write_coco", "write_coco_results"),
     "conversation": ("Conversation", "Turn", "parse_conversation"),
     "dialects": ("IMAGE",),
     "files": ("atomic_write", "check_file"),
     "images": ("MAX_PIXELS", "load_image"),
     "llava": ("read_conversations", "read_llava", "read_records", "resolve_image", "write_llava"),
-}
+    "mmbench": ("MMBenchQuestion", "read_mmbench", "write_mmbench"),
+    "mme": ("MmeQuestion", "read_mme", "write_mme", "write_mme_answers"),
+    "pairs": ("ImageText", "read_pairs", "write_pairs"),
+    "pope": ("PopeQuestion", "read_pope", "write_pope"),
+    "preference": ("Preference", "read_preferences", "write_preferences"),
+    "qilin": (
+        "Note", "SearchRequest", "read_notes", "read_qrels", "read_search", "write_notes", "write_search",
+    ),
+    "shard_writer": ("write_shards",),
+    "sniff": ("Layout",),
+    "webdataset": ("read_samples", "read_shard"),
+}  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from labs.formats.dialects import IMAGES, TURNS
+from labs.formats.json_faults import BROKEN, ERRORS, bad_bytes, is_cut, may_go_on, why, within
 from labs.formats.row import Row, printable
 
 SUSPECT = 4 << 20  # an element this long that holds what looks like records has lost a bracket
@@ -71,22 +72,8 @@ def _number(text: str) -> int:
 # Python 3.11 (and late 3.9 and 3.10) refuses such numbers itself; before, int() takes hours for them.
 _DECODER = json.JSONDecoder(parse_int=None if hasattr(sys, "get_int_max_str_digits") else _number)
 _SPACE = re.compile(r"[ \t\r\n]*")
-_TRAILING = re.compile(r"(?: starting)? at$|:? *$")
-_BROKEN = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, as surrogateescape writes it
 _OBJECT = re.compile(r'\{\s*"')
-_SAMPLE_KEYS = {
-    *TURNS,
-    *IMAGES,
-    "id",
-    "caption",
-    "question",
-    "prompt",
-    "chosen",
-    "query",
-    "note_title",
-}
-# What json.JSONDecodeError, RecursionError (nested too deep) and int() raise.
-_ERRORS = (ValueError, RecursionError, OverflowError, MemoryError)
+_SAMPLE_KEYS = {*TURNS, *IMAGES, "id", "caption", "question", "prompt", "chosen", "query", "note_title"}  # fmt: skip
 
 
 class Rows:
@@ -139,10 +126,10 @@ class Rows:
         line, start, at = self.line, self.byte, self.at
         self._move(end)
         problem = None
-        if self.broken and _BROKEN.search(self.text, at, end):
+        if self.broken and BROKEN.search(self.text, at, end):
             text = self.text[at:end]
-            problem = ("bad_encoding", _bad_bytes(text, line))
-            value = _DECODER.raw_decode(_BROKEN.sub("\ufffd", text))[0]
+            problem = ("bad_encoding", bad_bytes(text, line))
+            value = _DECODER.raw_decode(BROKEN.sub("\ufffd", text))[0]
         self.record += 1
         return Row(line, self.record - 1, start, self.byte, value, problem)
 
@@ -167,33 +154,11 @@ class Rows:
                     if rest < len(line):
                         raise json.JSONDecodeError("text after the record", line, rest)
                     yield self._value(first + length, value)
-                except _ERRORS as error:
-                    cut = not newline and _is_cut(error, line)
-                    yield self._fault(*self._why(error, line, cut))
+                except ERRORS as error:
+                    cut = not newline and is_cut(error, line)
+                    yield self._fault(*why(error, line, self.line, cut))
             at = end + 1
         self._arrive(min(at, size), starved=at < size)
-
-    def _why(self, error: Exception, text: str, cut: bool) -> tuple[str, str]:
-        """(kind, detail) for an error in `text`, which starts at line `self.line`."""
-        if isinstance(error, RecursionError):
-            return "bad_json", "nested too deep"
-        if not isinstance(error, json.JSONDecodeError):
-            return "bad_json", "a number of more than 4,300 digits"
-        if cut:
-            return "cut_off", f"the file ends within it: {printable(text[-40:].strip())}"
-        if "\udc80" <= text[error.pos : error.pos + 1] <= "\udcff":
-            return "bad_encoding", _bad_bytes(text[error.pos :], self._line_of(text, error.pos))
-        message = _TRAILING.sub("", error.msg[:1].lower() + error.msg[1:])
-        line = self._line_of(text, error.pos)
-        where = f"line {line:,}, " if line > self.line else ""
-        near = text[max(error.pos - 30, 0) : error.pos + 1].strip(" \t\r\n")
-        if near and not near.strip("\0"):
-            near, message = "", "NUL bytes"
-        near = f", at {printable(near)}" if near else ""
-        return "bad_json", f"{where}{message}{near}"
-
-    def _line_of(self, text: str, at: int) -> int:
-        return self.line + text.count("\n", 0, at)
 
     # A list, or values one after the other.
 
@@ -221,14 +186,14 @@ class Rows:
             opening = False
             try:
                 value, end = decode(text, at)
-            except _ERRORS as error:
-                if more and size - at < SUSPECT and _may_go_on(error, size):
+            except ERRORS as error:
+                if more and size - at < SUSPECT and may_go_on(error, size):
                     return self._arrive(at, starved=True)
                 follows = self._next_record(at + 1)
                 if follows is None and more:
                     return self._arrive(at, starved=True)
-                cut = follows is None and _is_cut(error, text)
-                kind, detail = self._why_element(error, at, cut)
+                cut = follows is None and is_cut(error, text)
+                kind, detail = why(within(error, at), text[at:], self.line, cut)
                 # Words before a record are not one; words in place of one are followed by its comma.
                 between = follows is not None and not {"{", ","} & set(text[at:follows])
                 yield self._fault(kind, detail, counted=not between)
@@ -273,12 +238,6 @@ class Rows:
                     return self._arrive(size, ended=True)
                 at = follows
 
-    def _why_element(self, error: Exception, at: int, cut: bool) -> tuple[str, str]:
-        if isinstance(error, json.JSONDecodeError):
-            error = json.JSONDecodeError(error.msg, self.text[at:], error.pos - at)
-            return self._why(error, error.doc, cut)
-        return self._why(error, "", cut)
-
     def _next_record(self, at: int) -> int | None:
         """Where the next record after a damaged one starts: the first object like the first record.
 
@@ -293,16 +252,16 @@ class Rows:
             at = match.start()
             try:
                 value, end = decode(text, at)
-            except _ERRORS as error:
+            except ERRORS as error:
                 far = getattr(error, "pos", at)
-                if _may_go_on(error, size) and self.piece.more:
+                if may_go_on(error, size) and self.piece.more:
                     if self._is_first_key(match.end()):
                         return None
                 elif self._is_first_key(match.end()):
                     return at
                 # An error counts the lines before it; one of nesting unwinds a thousand levels.
                 cost = 5_000 if isinstance(error, RecursionError) else far // 256
-                budget -= max(far - at, cost, size - at if _may_go_on(error, size) else 0)
+                budget -= max(far - at, cost, size - at if may_go_on(error, size) else 0)
                 at += 1
                 continue
             if self._is_record(value):
@@ -324,39 +283,3 @@ class Rows:
         if known:
             return 2 * len(known & value.keys()) >= len(known)
         return not _SAMPLE_KEYS.isdisjoint(value)
-
-
-def _may_go_on(error: Exception, size: int) -> bool:
-    """Whether more bytes could make sound what failed: a string or a bracket is open at the end."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos >= size - 12
-
-
-_CLOSED = re.compile(r"[}\]]\s*\}\s*\]\s*\Z|\}\s*\]\s*\}\s*\Z")
-_HALF = re.compile(
-    r"-?(?:I(?:n(?:f(?:i(?:n(?:it?)?)?)?)?)?)?|tr?u?|fa?l?s?|nu?l?|Na?|\\(?:u[0-9a-fA-F]{0,4})?"
-)
-
-
-def _is_cut(error: Exception, text: str) -> bool:
-    """Whether text that ends with the file was cut off, rather than written wrong."""
-    end = len(text.rstrip(" \t\r\n"))
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    if error.msg.startswith("Unterminated string"):  # of a missing quote the brackets are there
-        return not _CLOSED.search(text, max(error.pos, end - 200), end)
-    # Cut between two tokens, or within a word or an escape.
-    return error.pos >= end or _HALF.fullmatch(text, error.pos, end) is not None
-
-
-def _bad_bytes(text: str, line: int) -> str:
-    found = _BROKEN.search(text)
-    codes = []
-    for letter in text[found.start() : found.start() + 3]:
-        if not "\udc80" <= letter <= "\udcff":
-            break
-        codes.append(f"{ord(letter) - 0xDC00:02x}")
-    line += text.count("\n", 0, found.start())
-    before = _BROKEN.sub("\ufffd", text[max(found.start() - 20, 0) : found.start()])
-    return f"byte {' '.join(codes)} at line {line:,}, after {printable(before) or 'the start'}"

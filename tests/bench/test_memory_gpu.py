@@ -20,6 +20,8 @@ from labs.bench.memory_gpu_cases import CASES, CONFIGS, TINY, Case, by_informati
 from labs.bench.memory_gpu_fit import Pair, compare, fit, tally, verdicts, weighted_median
 from labs.bench.memory_gpu_predict import predict_cases
 from labs.bench.memory_gpu_results import Results
+from labs.doctors.memory.cuda.allocator import CachingAllocator
+from labs.doctors.memory.trace.tracing import trace_here
 from labs.errors import InputError
 
 MIB = 2**20
@@ -133,6 +135,7 @@ def made(
         "low": 1380 * MIB,
         "high": 1500 * MIB,
         "verdict": None,
+        "played": None,
         "phases": {"backward": 900 * MIB},
         "parts": {"weights": 8, "buffers": 2, "gradients": 5, "optimizer": 4},
         "parameters": {"total": 10, "trainable": 5},
@@ -208,7 +211,7 @@ def test_the_weighted_median_minimises_absolute_errors(points):
 
 
 def test_whether_it_fits_is_told_apart_from_how_much():
-    confined = {"predicted": {"verdict": "no"}}
+    confined = {"predicted": {"verdict": "no", "played": "no"}}
     pairs = [
         made("right", outcome="out of memory", **confined),
         made("wrong", **confined),
@@ -217,6 +220,7 @@ def test_whether_it_fits_is_told_apart_from_how_much():
     ]
     found = verdicts(pairs)
     assert found["tried"] == {"right": 1, "perhaps": 0, "wrong": 2, "which": ["wrong", "beyond"]}
+    assert found["played"] == {"right": 1, "perhaps": 0, "wrong": 1, "which": ["wrong"]}
     # 50 GiB were needed where 1.4 were named: right for cards of 80 and more, wrong for smaller ones
     assert found["cards"]["right"] == 2 and found["cards"]["wrong"] == 4
     assert tally([("a", "perhaps", True), ("b", "yes", True), ("c", "no", False)]) == {
@@ -225,6 +229,13 @@ def test_whether_it_fits_is_told_apart_from_how_much():
         "wrong": 0,
         "which": [],
     }
+
+
+class Here:
+    """Traces in this process, which has its imports behind it."""
+
+    trace = staticmethod(trace_here)
+    map = staticmethod(lambda function, items: [function(item) for item in items])
 
 
 # -- the real thing ----------------------------------------------------------------------------------
@@ -259,7 +270,7 @@ def test_killed_in_mid_case_it_goes_on_where_it_was(folder):
     assert said[-1].startswith(f"1 of 1: {tried[0].name}: ")
     assert memory_gpu.measure(results, cases, "cpu") == []
 
-    predict_cases(results, cases, workers=1)
+    assert predict_cases(results, cases, pool=Here()) == {}
     result = memory_gpu.report(results, cases)
     rows = {row["case"]: row for row in result["cases"]}
     done, full = rows["tiny-pali-full"], rows["tiny-too-large"]
@@ -267,7 +278,8 @@ def test_killed_in_mid_case_it_goes_on_where_it_was(folder):
     assert max(map(abs, done["errors"]["parts"].values())) < 0.001
     assert full["outcome"] == "out of memory" and "errors" not in full
     assert full["measured"]["allocated"] == pytest.approx(64 * MIB, rel=0.05)
-    assert result["verdicts"]["tried"] == {"right": 1, "perhaps": 0, "wrong": 0, "which": []}
+    for kind in ("tried", "played"):
+        assert result["verdicts"][kind] == {"right": 1, "perhaps": 0, "wrong": 0, "which": []}
     assert not any("differs" in row for row in rows.values())
     assert result["missing"] == result["failed"] == result["of other code"] == []
     assert len(memory_gpu.tables(result)) == 3
@@ -420,3 +432,71 @@ def test_what_the_meter_asks_of_torch_cuda_is_there():
     }
     assert {"mem_get_info", "memory_stats", "reset_peak_memory_stats"} <= asked
     assert [name for name in asked if not hasattr(torch.cuda, name)] == []
+
+
+class Device:
+    """Stands in for torch.cuda where there is no GPU: counts with the doctor's model of the allocator."""
+
+    def __init__(self, total, context):
+        self.total, self.context, self.fraction = total, context, 1.0
+        self.allocator = CachingAllocator()
+        self.peaks = {"allocated": 0, "requested": 0, "reserved": 0}
+
+    def malloc(self, size):
+        block = self.allocator.malloc(size)
+        self.peaks = {n: max(v, getattr(self.allocator, n)) for n, v in self.peaks.items()}
+        return block
+
+    def mem_get_info(self):
+        return self.total - self.context - self.allocator.reserved, self.total
+
+    def memory_reserved(self):
+        return self.allocator.reserved
+
+    def memory_stats(self):
+        peaks = {f"{name}_bytes.all.peak": value for name, value in self.peaks.items()}
+        now = {"allocated_bytes.all.current": self.allocator.allocated}
+        return peaks | now | {"num_alloc_retries": 0}
+
+    def reset_peak_memory_stats(self):
+        self.peaks = {name: getattr(self.allocator, name) for name in self.peaks}
+
+    def set_per_process_memory_fraction(self, fraction):
+        self.fraction = fraction
+
+    def get_device_name(self):
+        return "a card"
+
+    def get_device_capability(self):
+        return 9, 0
+
+    def synchronize(self):
+        pass
+
+
+def test_a_meter_tells_phases_the_allocator_and_what_lies_outside_apart(monkeypatch):
+    import torch
+
+    device = Device(10_000 * MIB, 400 * MIB)
+    monkeypatch.setattr(torch, "cuda", device)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    with memory_gpu_meter.CudaMeter(3_000 * MIB) as meter:
+        assert device.fraction == 0.26, "what a card of 3,000 MiB leaves beside the context"
+        weights = device.malloc(100 * MIB)
+        meter.mark("load")
+        for size in (50, 70, 60):
+            passing = device.malloc(size * MIB + 1)
+            device.allocator.free(passing)
+            meter.mark("forward")
+        device.context += 80 * MIB  # kernels are loaded when they are first run
+        device.allocator.free(weights)
+    found = meter.readings()
+    rounded = 70 * MIB + 512
+    assert found["phases"]["forward"]["peak"] == 100 * MIB + rounded
+    assert found["phases"]["forward"]["after"] == 100 * MIB
+    assert found["phases"]["load"] == {"peak": 100 * MIB, "reserved": 100 * MIB, "after": 100 * MIB}
+    assert found["allocated"] == 100 * MIB + rounded and found["requested"] == 170 * MIB + 1
+    assert found["reserved"] == device.allocator.peak_reserved >= found["allocated"]
+    assert (found["outside_at_start"], found["outside"]) == (400 * MIB, 480 * MIB)
+    assert found["device"] == found["reserved"] + 480 * MIB
+    assert found["room"] == 2_600 * MIB and found["retries"] == 0

@@ -88,6 +88,10 @@ def test_order_is_of_the_seed_and_the_epoch(tmp_path):
     assert first == order(0)
     assert len({tuple(first), tuple(order(1)), tuple(order(0, seed=1))}) == 3
     assert order(3, buffer=0) == list(range(150))
+    # A buffer of one moves nothing within a file, but the files come in another order each epoch.
+    files = [tuple(i // 30 for i in order(epoch, buffer=1)[::30]) for epoch in range(4)]
+    assert order(0, buffer=1)[:30] == list(range(30 * files[0][0], 30 * files[0][0] + 30))
+    assert len(set(files)) > 2 and all(sorted(f) == [0, 1, 2, 3, 4] for f in files)
 
 
 @given(st.integers(0, 200), st.integers(0, 60), st.integers(0, 5))
@@ -296,6 +300,9 @@ def test_the_state_of_a_process_is_about_what_was_handed_out(each_stream):
         iterator.close()
         stream.set_epoch(0)
         assert list(stream) != whole or getattr(stream, "buffer", 1) == 0
+        stream.load_state_dict(state)
+        stream.set_epoch(1)
+        assert stream.state_dict()["states"] == [None]  # an epoch begins at its beginning
         stream.load_state_dict(state)
         assert stream.state_dict() == state  # nothing was handed out since
         assert begun + list(stream) == whole

@@ -1,10 +1,15 @@
 """What a path holds is found out by looking: formats, splits, image folders, and odd folders."""
 
+import ast
+import importlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -347,3 +352,38 @@ def test_references_that_leave_the_folder_are_not_looked_up(tmp_path):
     record = {**LLAVA, "image": "../secret.jpg"}
     path = write(tmp_path / "data" / "images" / "train.json", [record])
     assert sniff(path).root == path.parent
+
+
+# The package: names are imported when they are asked for.
+
+
+def test_every_name_of_the_package_is_where_it_says():
+    """Three lists of one thing: `__all__`, where each name lives, and what type checkers are told."""
+    import labs.formats as package
+
+    tree = ast.parse(Path(package.__file__).read_text())
+    told = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("labs.formats.")
+        for alias in node.names
+    }
+    assert {name: f"labs.formats.{home}" for name, home in package._HOME.items()} == told
+    assert sorted(package.__all__) == sorted(told)
+    for name, module in told.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), name)
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
+    with pytest.raises(ImportError):
+        exec("from labs.formats import nothing")
+
+
+def test_importing_the_package_imports_nothing():
+    code = (
+        "import sys, labs.formats, labs.formats.dialects, labs.formats.sniff, labs.formats.rows;"
+        "print([m for m in ('PIL', 'numpy', 'torch') if m in sys.modules]);"
+        "from labs.formats import IMAGE, fields, parse_conversation; print(IMAGE, 'PIL' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n<image> True\n"

@@ -405,6 +405,15 @@ def test_one_bad_member_takes_its_whole_sample(tmp_path):
         skipped[0].read()
 
 
+def test_two_members_of_one_name_spoil_the_sample(tmp_path):
+    path = tar(tmp_path / "t.tar", ("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3"))
+    skipped = []
+    assert [s["jpg"] for s in read_samples(path, on_skip=skipped.append)] == [b"3"]
+    assert [(s.problem, s.detail) for s in skipped] == [("duplicate_member", "a.JPG")]
+    with pytest.raises(InputError, match="a second file of the same name"):
+        list(read_samples(path))
+
+
 def test_a_sample_of_many_members_is_bounded_too(tmp_path):
     path = tar(tmp_path / "t.tar", *[(f"a.{i}.bin", bytes(1000)) for i in range(5)])
     skipped = []
@@ -427,7 +436,8 @@ def header(name="b.jpg", size=0, type=tarfile.REGTYPE, raw_size=None):
 @pytest.mark.parametrize(
     ("block", "sentence"),
     [
-        (header(size=1 << 40), "cut off"),  # a terabyte that is not there
+        (header(size=1 << 40), r"cut off: .* at byte 1,024"),  # a terabyte that is not there
+        (header(size=1 << 20), r"cut off: .* at byte 1,024"),
         (header(raw_size=b"\xff" * 12), "damaged at byte 1,024"),  # -1 byte: the walk would stand
         (header(raw_size=b"\xff" + b"\0" * 11), "damaged"),  # and far backwards
         (header(size=1 << 33, type=tarfile.XHDTYPE), "damaged"),  # a header of 8 GB
@@ -445,7 +455,7 @@ def test_damage_is_named_after_the_whole_samples(tmp_path, block, sentence):
             found.append(sample["__key__"])
     assert set(found) <= {"a"}
     (tmp_path / "t.tar.gz").write_bytes(gzip.compress((tmp_path / "t.tar").read_bytes()))
-    if sentence != "cut off" or block == b"":
+    if sentence == "damaged" or block == b"":
         with pytest.raises(InputError, match=sentence):
             list(read_samples(tmp_path / "t.tar.gz"))
 

@@ -37,7 +37,7 @@ class Kind:
 
 _ALL = (
     # The file as a file.
-    Kind("bad_json", "file", "error", "a record that is not JSON",
+    Kind("bad_json", "file", "error", "a record that cannot be parsed",
          "A loader stops at it, or skips it without a word.",
          "Write the line again with a JSON library.", "drop"),
     Kind("cut_off", "file", "error", "the file ends in the middle of a record",
@@ -46,14 +46,15 @@ _ALL = (
     Kind("bad_encoding", "file", "error", "bytes that are not UTF-8",
          "A loader stops at them; one that ignores errors trains on mangled text.",
          "Convert the file to UTF-8 from the encoding it was written in.", "drop"),
-    Kind("not_a_sample", "file", "error", "a record in which no turns can be found",
+    Kind("not_a_sample", "file", "error", "a record that is no sample",
          "Nothing can be learned from it, and most loaders stop at it.",
          "Give it a list of turns, or remove it.", "drop"),
     Kind("bad_field", "file", "error", "a text or an image that is written in no known way",
          "A loader stops at it, or reads something else.",
          "Write texts as strings, images as paths, and what else the format asks for.", "drop"),
-    Kind("duplicate_id", "file", "warning", "an id that was used before",
-         "Results and repairs by id go to the wrong sample.", "Number the samples anew."),
+    Kind("duplicate_id", "file", "note", "an id that was used before",
+         "Results by id go to the wrong sample; harmless where nothing goes by ids.",
+         "Number the samples anew."),
     # Turns.
     Kind("no_turns", "turns", "error", "a conversation without turns",
          "There is nothing to learn.", "Remove it.", "drop"),
