@@ -93,7 +93,7 @@ _ALL = (
     # Images.
     Kind("unsafe_path", "images", "error", "an image path that leaves the data folder",
          "It reads files that are none of the data set's, here or on the cluster.",
-         "Copy the image under the data folder, or name the right folder with --image-root.", "drop"),
+         "Copy the image under the data folder, name the right folder with --image-root, or use --follow-links.", "drop"),
     Kind("web_address", "images", "error", "an image that is a web address",
          "Nothing is fetched while training; links rot.", "Download the images first.", "drop"),
     Kind("missing_image", "images", "error", "an image file that is not there",

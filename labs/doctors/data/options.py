@@ -12,7 +12,7 @@ class Options:
     """path: the file or folder to check. against: files or folders of other splits, to look for leaks.
 
     image_root: the folder that image paths are relative to (None: what the format or the file's own
-    folder says). model: a Transformers processor (a name or a folder) for the token checks, or None.
+    folder says). follow_links: whether links in it may lead out of it. model: a Transformers processor (a name or a folder) for the token checks, or None.
     max_length: tokens a sample may have, or None. clip: a CLIP model (a name or a folder), or None;
     clip_threshold: the score below which a text does not fit its picture (None: the model's own).
     image_seconds, image_memory_mb: what opening one picture may take. workers: processes, None for as
@@ -23,6 +23,7 @@ class Options:
     path: Path
     against: tuple[Path, ...] = ()
     image_root: Path | None = None
+    follow_links: bool = False
     model: str | None = None
     max_length: int | None = None
     images: bool = True

@@ -108,7 +108,8 @@ def survey(
     compared = bool(others) or (
         layout.format not in BENCHMARKS and len({splits.get(file, "train") for file in files}) > 1
     )
-    corpus, other = Corpus(options.examples), Corpus() if others else None
+    corpus = Corpus(options.examples, options.follow_links)
+    other = Corpus(follow_links=options.follow_links) if others else None
     runs = [
         _Run(corpus, layout, Work(layout.format, True, compared, make_checker, options.examples))
     ]
@@ -164,7 +165,16 @@ class _Run:
             known = DataFile(file, name, splits.get(file, default), lined)
             root = options.image_root or self.layout.root_of(file)
             number = self.corpus.add_file(known)
-            self.jobs.append(Job(number, str(file), name, self.layout.format, str(root)))
+            self.jobs.append(
+                Job(
+                    number,
+                    str(file),
+                    name,
+                    self.layout.format,
+                    str(root),
+                    follow_links=options.follow_links,
+                )
+            )
 
     def results(self, runner: Pool | Alone, size: int) -> Iterator[int]:
         """Do the jobs; yields the bytes that each answer leaves behind."""
@@ -266,7 +276,8 @@ class _Tokens:
     """Counts the tokens of many samples; sizes of pictures come from their headers."""
 
     def __init__(self, checker: Any, job: Job) -> None:
-        self.checker, self.job, self.folder = checker, job, Folder(job.root)
+        self.checker, self.job = checker, job
+        self.folder = Folder(job.root, job.follow_links)
         self.blind = getattr(checker, "fixed_pictures", False)
 
     def __call__(self, samples: list[Sample]) -> list:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from labs.cli.main import main as labs_main
 from labs.doctors import zipapp_build
@@ -384,3 +385,17 @@ def test_an_old_locale_loses_letters_not_the_report(tmp_path):
     )  # fmt: skip
     assert shown.returncode == 1
     assert "(id ??)" in shown.stdout
+
+
+def test_links_out_of_the_folder_are_followed_only_on_demand(tmp_path):
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "data"
+    elsewhere.mkdir()
+    Image.new("RGB", (48, 48), "red").save(elsewhere / "a.png")
+    data.mkdir()
+    (data / "images").symlink_to(elsewhere)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
+    rows = [{"id": "1", "image": "images/a.png", "conversations": turns}]
+    (data / "train.json").write_text(json.dumps(rows))
+    refused = run("check", data / "train.json", cwd=tmp_path)
+    assert refused.returncode == 1 and "--follow-links" in refused.stdout
+    assert run("check", data / "train.json", "--follow-links", cwd=tmp_path).returncode == 0

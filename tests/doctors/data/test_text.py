@@ -425,6 +425,15 @@ def test_references(folder, reference, kind, words):
         assert Path(Folder(folder).path(reference)).read_bytes() == b"xyz"
 
 
+def test_links_may_lead_out_where_they_are_followed(folder):
+    followed = Folder(folder, follow_links=True)
+    for reference in ("out.jpg", "away/c.jpg"):
+        assert Folder(folder).look_up(reference).problem[0] == "unsafe_path"
+        assert followed.look_up(reference).problem is None
+    for reference, kind in (("../outside/c.jpg", "unsafe_path"), ("loop.jpg", "symlink_loop")):
+        assert followed.look_up(reference).problem[0] == kind
+
+
 def test_an_absolute_path_inside_the_folder(folder):
     assert Folder(folder).look_up(str(folder / "a.jpg")).problem is None
 

@@ -83,6 +83,11 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
         help="the folder that image paths are relative to (default: the data file's own)",
     )
     add(
+        "--follow-links",
+        action="store_true",
+        help="let links in the data folder lead out of it (to pictures that live elsewhere)",
+    )
+    add(
         "--no-images",
         dest="images",
         action="store_false",
@@ -207,6 +212,7 @@ def options_of(given: argparse.Namespace) -> Options:
         path=Path(given.path),
         against=tuple(map(Path, given.against)),
         image_root=Path(given.image_root) if given.image_root is not None else None,
+        follow_links=given.follow_links,
         model=model_folder(given.model, "--model") if given.model else None,
         max_length=given.max_length,
         images=given.images,

@@ -20,7 +20,7 @@ from labs.formats.rows import SIZE, Pieces, shape_of, utf8
 
 class Job(NamedTuple):
     """A file, or a piece of it. number: of the file among all; name: as places write it; root: what its
-    images are relative to; data: where the text is read (a copy, of a file in UTF-16)."""
+    images are relative to; follow_links: whether links may lead out of it; data: where the text is read (a copy, of a file in UTF-16)."""
 
     number: int
     path: str
@@ -30,6 +30,7 @@ class Job(NamedTuple):
     data: str = ""
     piece: Piece | None = None
     shape: Shape | None = None
+    follow_links: bool = False
 
 
 class Answer(NamedTuple):

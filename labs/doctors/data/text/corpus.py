@@ -37,9 +37,9 @@ class DataFile:
 class Corpus:
     """The files, their images, and the sums."""
 
-    def __init__(self, examples: int = EXAMPLES) -> None:
+    def __init__(self, examples: int = EXAMPLES, follow_links: bool = False) -> None:
         self.files: list[DataFile] = []
-        self.images = ImageTable()
+        self.images = ImageTable(follow_links)
         self.images.files = self.files
         self.tally = Tally(most=examples)
         self.samples = self.turns = 0

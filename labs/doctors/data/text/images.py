@@ -47,7 +47,8 @@ class Entry(NamedTuple):
 class ImageTable:
     """Iterates over its entries in the order of first use; `len` is the number of distinct images."""
 
-    def __init__(self) -> None:
+    def __init__(self, follow_links: bool = False) -> None:
+        self.follow_links = follow_links
         self.references: list[str] = []
         self.uses: array = array("I")  # the reference, the file and the record of each use
         self.use_files: array = array("I")
@@ -101,7 +102,7 @@ class ImageTable:
         for index, known in enumerate(self.folders):
             if known.root == os.path.abspath(folder):
                 return index
-        self.folders.append(Folder(folder))
+        self.folders.append(Folder(folder, self.follow_links))
         self._numbers.append({})
         return len(self.folders) - 1
 

@@ -31,9 +31,11 @@ class Found(NamedTuple):
 
 
 class Folder:
-    """The folder that references are relative to. Nothing outside of it is looked at."""
+    """The folder that references are relative to. Nothing outside of it is looked at, unless links
+    are followed: a data folder may hold links to folders of pictures elsewhere."""
 
-    def __init__(self, root: str | os.PathLike) -> None:
+    def __init__(self, root: str | os.PathLike, follow_links: bool = False) -> None:
+        self.follow_links = follow_links
         self.root = os.path.abspath(root)
         self.real = os.path.realpath(root)
         self._folders: dict[
@@ -71,17 +73,21 @@ class Folder:
         folder = os.path.dirname(path)
         if folder not in self._folders:
             real = os.path.realpath(folder)
-            self._folders[folder] = None if _is_under(real, self.real) else real
+            inside = self.follow_links or _is_under(real, self.real)
+            self._folders[folder] = None if inside else real
         outside = self._folders[folder]
         if outside is not None:
             return Found(
-                ("unsafe_path", f"{printable(reference)} leads through a link to {outside}")
+                (
+                    "unsafe_path",
+                    f"{printable(reference)} leads through a link to {outside}; --follow-links allows that",
+                )
             )
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             status = os.stat(path)  # raises for a loop, and for a link to nothing
             real = os.path.realpath(path)
-            if not _is_under(real, self.real):
+            if not self.follow_links and not _is_under(real, self.real):
                 return Found(("unsafe_path", f"{printable(reference)} is a link to {real}"))
         if not stat.S_ISREG(status.st_mode):
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
