@@ -23,7 +23,6 @@ class Options:
     path: Path
     against: tuple[Path, ...] = ()
     image_root: Path | None = None
-    follow_links: bool = False
     model: str | None = None
     max_length: int | None = None
     images: bool = True
@@ -37,6 +36,7 @@ class Options:
     min_side: int = 8
     max_aspect: float = 20.0
     examples: int = 20
+    follow_links: bool = False
 
     @property
     def processes(self) -> int:

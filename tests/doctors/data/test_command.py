@@ -191,12 +191,12 @@ def test_every_option_reaches_the_check(tmp_path):
     words = (
         f"{path} --against {tmp_path} --against {path} --image-root {tmp_path / 'images'} --model tiny-sft "
         "--max-length 2,048 --clip tiny-clip --clip-threshold -0.1 --no-images --no-near-duplicates "
-        "--max-pixels 1_000 --seconds 2.5 --memory 99 --workers 3 --examples 4"
+        "--max-pixels 1_000 --seconds 2.5 --memory 99 --workers 3 --examples 4 --follow-links"
     )
     given = parser("x").parse(words.split())
     assert options_of(given) == Options(
         path, (tmp_path, path), tmp_path / "images", str(ZOO / "tiny-sft"), 2048, False, False,
-        str(ZOO / "tiny-clip"), -0.1, 1000, 2.5, 99, 3, examples=4,
+        str(ZOO / "tiny-clip"), -0.1, 1000, 2.5, 99, 3, examples=4, follow_links=True,
     )  # fmt: skip
     assert options_of(parser("x").parse([str(path)])) == Options(path)
 
