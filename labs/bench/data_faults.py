@@ -1,14 +1,21 @@
 """The data doctor against planted faults: precision and recall of each kind, and a clean set.
 
 Faults of fourteen kinds, twelve structural and two that are judged by a score, are planted into 20,000
-samples of the world. Of their variants about a third were written by someone who had not read the
-detector; both halves are counted apart. A planted fault is *found* where a finding of its kind (or of
+samples of the world. Their variants come from three hands, counted apart:
+
+- known: written by someone who knows what is looked for;
+- blind: by someone who had not read the detector; what was missed of them at first contact was mended
+  afterwards (copies under other names, answers at the end of long chats, tokens of other families);
+- unseen: by a third, who had read neither; nothing was changed after they were first measured.
+
+A planted fault is *found* where a finding of its kind (or of
 one that means the same, see `SAME`) stands at its line. A finding at a line that carries no planted
 fault is a *false alarm*; one of another kind at a planted line is counted, and is neither.
 """
 
+import importlib
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from labs.bench.children import Progress
@@ -16,6 +23,7 @@ from labs.bench.data_plant import Planted, plant
 
 SAMPLES, SHARE, SEED = 20_000, 0.1, 0
 MODEL, CLIP, MAX_LENGTH = "tiny-sft", "tiny-clip", 512
+HANDS = ("known", "blind", "unseen")
 SEMANTIC = ("low_clip_score", "near_duplicate_image")
 # One fault, two right names.
 SAME = {
@@ -29,6 +37,7 @@ CODE = (
     "labs/bench/data_faults.py",
     "labs/bench/data_faults_known.py",
     "labs/bench/data_faults_blind.py",
+    "labs/bench/data_faults_unseen.py",
     "labs/bench/data_plant.py",
     "labs/doctors/data",
     "labs/formats",
@@ -40,21 +49,23 @@ def run(repeats: int = 1, quick: bool = False, progress: Progress | None = None)
     """Plant, check, compare; `repeats` sets, each of another seed.
 
     Returns {"setting": …, "kinds": {kind: {"planted", "found", "recall", "recall_interval",
-    "false_alarms", "precision", "precision_interval", "known": [found, planted], "blind": […]}},
+    "false_alarms", "precision", "precision_interval", "known": [found, planted], "blind": […],
+    "unseen": […]}},
     "missed": {variant: count}, "clean": {kind: count, the findings in a set without faults}}.
     """
-    from labs.bench import data_faults_blind, data_faults_known
-
+    hands = {
+        name: importlib.import_module(f"labs.bench.data_faults_{name}").VARIANTS for name in HANDS
+    }
     say = progress or (lambda _: None)
     samples = 1500 if quick else SAMPLES
-    blind = {v.__name__ for ways in data_faults_blind.VARIANTS.values() for v in ways}
-    known = {v.__name__ for ways in data_faults_known.VARIANTS.values() for v in ways}
-    if blind & known:
-        raise ValueError(f"variants of one name: {sorted(blind & known)}")
-    variants = {
-        kind: [*ways, *data_faults_blind.VARIANTS[kind]]
-        for kind, ways in data_faults_known.VARIANTS.items()
+    hand_of = {
+        v.__name__: hand for hand, kinds in hands.items() for ways in kinds.values() for v in ways
     }
+    variants = {
+        kind: [v for kinds in hands.values() for v in kinds[kind]] for kind in hands["known"]
+    }
+    if len(hand_of) != sum(map(len, variants.values())):
+        raise ValueError("two variants have one name")
     rounds, clean = [], defaultdict(int)
     for seed in range(repeats):
         for name, ways in (("planted", variants), ("clean", {})):
@@ -76,9 +87,9 @@ def run(repeats: int = 1, quick: bool = False, progress: Progress | None = None)
             "max_length": MAX_LENGTH,
             "model": MODEL,
             "clip": CLIP,
-            "variants": {"known": len(known), "blind": len(blind)},
+            "variants": dict(Counter(hand_of.values())),
         },
-        **score(rounds, blind),
+        **score(rounds, hand_of),
         "clean": dict(clean),
     }
 
@@ -105,7 +116,7 @@ def check_folder(folder: Path, most: int) -> dict[str, list[int | None]]:
     }
 
 
-def score(rounds: list[tuple[list[Planted], dict]], blind: set[str]) -> dict:
+def score(rounds: list[tuple[list[Planted], dict]], hand_of: dict[str, str]) -> dict:
     """Counts and intervals by kind over all rounds, and the variants that were missed."""
     from labs.evaluation import wilson_ci
 
@@ -117,7 +128,7 @@ def score(rounds: list[tuple[list[Planted], dict]], blind: set[str]) -> dict:
         for fault in truth:
             names = {fault.kind, *SAME.get(fault.kind, ())}
             hit = any(fault.line in lines.get(name, ()) for name in names)
-            group = "blind" if fault.variant in blind else "known"
+            group = hand_of[fault.variant]
             planted[fault.kind].append(group)
             if hit:
                 found[fault.kind].append(group)
@@ -139,7 +150,7 @@ def score(rounds: list[tuple[list[Planted], dict]], blind: set[str]) -> dict:
         }
         if total:
             kinds[kind] |= {"recall": hits / total, "recall_interval": list(wilson_ci(hits, total))}
-            for group in ("known", "blind"):
+            for group in HANDS:
                 kinds[kind][group] = [found[kind].count(group), planted[kind].count(group)]
         if hits + false:
             kinds[kind] |= {
@@ -163,8 +174,7 @@ def tables(result: dict) -> list:
         "planted",
         "recall",
         "95 %",
-        "known",
-        "blind",
+        *HANDS,
         "false alarms",
         "precision",
     ):
@@ -178,8 +188,7 @@ def tables(result: dict) -> list:
             f"{row['planted']:,}",
             f"{100 * row['recall']:.1f} %",
             f"{100 * low:.1f} to {100 * high:.1f}",
-            "{}/{}".format(*row["known"]),
-            "{}/{}".format(*row["blind"]),
+            *("{}/{}".format(*row[hand]) for hand in HANDS),
             str(row["false_alarms"]),
             f"{100 * row['precision']:.1f} %" if "precision" in row else "",
         )

@@ -53,7 +53,6 @@ class CudaMeter:
         if self.limit is not None:
             self.facts["room"] = room = self.limit - self._outside()
             self.cuda.set_per_process_memory_fraction(room / total)
-        self.cuda.reset_peak_memory_stats()
         return self
 
     def _outside(self) -> int:

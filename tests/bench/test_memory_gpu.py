@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,25 +289,69 @@ def test_killed_in_mid_case_it_goes_on_where_it_was(folder):
     assert measured["steps"] == 3 and measured["attention"] and measured["loss"] > 0
 
 
-def test_a_case_that_is_too_slow_or_fails_is_written_down_and_the_clock_of_all_is_kept(
-    tmp_path, monkeypatch
-):
-    results, cases = memory_gpu.open_folder(tmp_path, True)
-    slow = cases[:1]
-    memory_gpu.measure(results, slow, "cpu", case_seconds=0.1)
-    assert results.read("measured", slow[0])["outcome"] == "time limit"
-    assert results.left("measured", slow) == list(slow), "it is tried again"
-    assert memory_gpu.measure(results, cases[1:2], "cpu", seconds=0.1) == []
-    assert results.read("measured", cases[1]) is None, "cut off from outside: nothing is known"
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    """measure(*names, **settings) with children that need no torch; their log; the results."""
+    log = tmp_path / "log"
+    monkeypatch.setenv("MEMORY_GPU_WORKER_LOG", str(log))
+    monkeypatch.setattr(memory_gpu_measure, "CHILD", "tests.bench.memory_gpu_worker")
+    results = Results(tmp_path / "results")
 
-    broken = Case("broken", "broken", "validation", {"device": "cpu"})
-    (results.models / "broken").mkdir()
-    (results.models / "broken" / "config.json").write_text('{"model_type": "nonsense"}')
-    monkeypatch.setattr(memory_gpu_measure, "HOPELESS", 1)
-    with pytest.raises(BenchError, match="nonsense"):
-        memory_gpu.measure(results, [broken], "cpu")
-    found = results.read("measured", broken)
-    assert found["outcome"] == "failed" and "knows no architecture" in found["said"]
+    def measure(*names, **settings):
+        cases = [Case(name, CASES[0].model, "validation") for name in names]
+        tried = memory_gpu.measure(results, cases, **settings)
+        return [case.name for case in tried], [results.read("measured", case) for case in cases]
+
+    return measure, log
+
+
+def test_the_device_is_one_childs_at_a_time_while_the_next_get_ready(workers):
+    measure, log = workers
+    said, alive = [], []
+    before = {child.pid for child in psutil.Process().children()}
+
+    def progress(line):
+        said.append(line)
+        if line.count(":") == 1:  # a case begins
+            alive.append({child.pid for child in psutil.Process().children()} - before)
+
+    names = [f"good-{n}" for n in range(4)]
+    tried, found = measure(*names, progress=progress)
+    assert tried == names and [result["outcome"] for result in found] == ["done"] * 4
+    told = [json.loads(row) for row in log.read_text().splitlines()]
+    work = [(what, name) for what, name, _, _ in told if what != "ready"]
+    assert work == [(what, name) for name in names for what in ("starts", "ends")]
+    pids = {name: pid for _, name, pid, _ in told}
+    for number, there in enumerate(alive):
+        # the one whose turn it is and those that import; those that have measured are gone
+        upcoming = names[number : number + 1 + memory_gpu_measure.AHEAD]
+        assert there == {pids[name] for name in upcoming}
+    assert len(alive) == 4 and said[-1].startswith("4 of 4: good-3: done, ")
+
+
+def test_a_case_that_is_too_slow_or_fails_is_written_down_and_the_others_go_on(workers):
+    measure, _ = workers
+    tried, found = measure("slow-a", "good", "fails", case_seconds=3.0)
+    assert tried == ["slow-a", "good", "fails"]
+    assert [result["outcome"] for result in found] == ["time limit", "done", "failed"]
+    assert "no such kernel" in found[2]["said"] and 2.9 < found[0]["seconds"] < 15
+    assert measure("slow-a", "good", "fails", case_seconds=3.0)[0] == ["slow-a", "fails"], "again"
+
+
+def test_the_clock_of_all_is_kept_and_a_case_cut_off_by_it_is_not_counted(workers):
+    measure, _ = workers
+    start = time.monotonic()
+    tried, found = measure("good", "slow", "good-b", seconds=4.0)
+    assert time.monotonic() - start < 15
+    assert tried == ["good"] and found[1:] == [None, None]
+
+
+def test_a_machine_on_which_nothing_works_is_left_early(workers):
+    measure, log = workers
+    with pytest.raises(BenchError, match="no such kernel"):
+        measure(*(f"fails-{n}" for n in range(9)))
+    started = [row for row in log.read_text().splitlines() if "starts" in row]
+    assert len(started) == 3
 
 
 def test_nothing_measured_is_an_answer_of_its_own(tmp_path, capsys, monkeypatch):
@@ -488,11 +533,14 @@ def test_a_meter_tells_phases_the_allocator_and_what_lies_outside_apart(monkeypa
             passing = device.malloc(size * MIB + 1)
             device.allocator.free(passing)
             meter.mark("forward")
+        device.allocator.free(device.malloc(10 * MIB))
+        meter.mark("optimizer_step")
         device.context += 80 * MIB  # kernels are loaded when they are first run
         device.allocator.free(weights)
     found = meter.readings()
     rounded = 70 * MIB + 512
     assert found["phases"]["forward"]["peak"] == 100 * MIB + rounded
+    assert found["phases"]["optimizer_step"]["peak"] == 110 * MIB, "not what forward held"
     assert found["phases"]["forward"]["after"] == 100 * MIB
     assert found["phases"]["load"] == {"peak": 100 * MIB, "reserved": 100 * MIB, "after": 100 * MIB}
     assert found["allocated"] == 100 * MIB + rounded and found["requested"] == 170 * MIB + 1
