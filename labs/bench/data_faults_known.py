@@ -141,7 +141,7 @@ def twice(plant: Plant) -> None:
 
 
 def every_question(plant: Plant) -> None:
-    for turn in turns(plant)[2::2]:
+    for turn in turns(plant)[2::2] or turns(plant)[:1]:
         turn["value"] = "<image>\n" + turn["value"]
 
 

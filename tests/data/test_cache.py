@@ -1,9 +1,9 @@
 """The cache of pictures: the same pixels, never above its limit, shared by processes, never a pickle."""
 
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import random
 import time
 
 import numpy as np
@@ -55,12 +55,13 @@ def test_known_by_path_size_time_and_target(tmp_path):
     cache = CachedImages(tmp_path / "cache", size=20)
     assert pixels(cache.load(one)) != pixels(cache.load(two))
     assert CachedImages(tmp_path / "cache", size=30).load(one).size == (45, 30)
-    before = pixels(cache.load(one))
-    stat = one.stat()
-    picture(9, (60, 40)).save(one)
-    os.utime(one, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))  # within the same tick of the clock
-    assert pixels(cache.load(one)) != before
-    assert pixels(cache.load(one)) == pixels(resize(load_image(one), 20))
+    plain = tmp_path / "plain.bmp"  # of the same size in bytes, whatever it shows
+    picture(8, (60, 40)).save(plain)
+    before, stat = pixels(cache.load(plain)), plain.stat()
+    picture(9, (60, 40)).save(plain)
+    assert plain.stat().st_size == stat.st_size
+    os.utime(plain, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))  # within one tick of the clock
+    assert pixels(cache.load(plain)) == pixels(resize(load_image(plain), 20)) != before
 
 
 def test_whatever_load_image_refuses_is_refused_each_time_and_not_kept(tmp_path):
@@ -86,21 +87,18 @@ def test_the_limit_holds_and_what_was_not_used_for_longest_goes(tmp_path):
     paths = saved(tmp_path, 12, (20, 20))
     one = 20 * 20 * 3 + 20
     cache = CachedImages(tmp_path / "cache", max_bytes=5 * one)
-    for path in paths[:5]:
+    for number, path in enumerate(paths, 1):
         cache.load(path)
+        assert cache.misses == number
         time.sleep(0.002)
-    cache.load(paths[0])  # used just now
-    for path in paths[5:]:
-        cache.load(path)
-        time.sleep(0.002)
+        cache.load(paths[0])  # used all the time: never gone
+        assert cache.misses == number
         assert kept(tmp_path / "cache") <= 5 * one
-        cache.load(paths[0])
-    hits = cache.hits
-    cache.load(paths[0])
+        time.sleep(0.002)
     cache.load(paths[-1])
-    assert cache.hits == hits + 2
+    assert cache.misses == 12
     cache.load(paths[1])
-    assert cache.hits == hits + 2  # gone long ago
+    assert cache.misses == 13  # gone long ago
 
 
 def test_a_picture_larger_than_the_limit_is_not_kept(tmp_path):
@@ -129,9 +127,13 @@ def test_a_damaged_file_is_made_again(tmp_path, damage):
     cache = CachedImages(tmp_path / "cache")
     right = pixels(cache.load(path))
     [file] = (tmp_path / "cache").glob("*.rgb")
-    file.write_bytes(damage(file.read_bytes()))
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    same_size = file.stat().st_size == len(whole)
     assert pixels(cache.load(path)) == right and cache.hits == 0
     assert pixels(cache.load(path)) == right and cache.hits == 1
+    if same_size:  # it took the place of the damaged one, and is not counted twice
+        assert int((tmp_path / "cache" / "total").read_text()) == kept(tmp_path / "cache")
 
 
 class Trap:
@@ -180,43 +182,53 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
             CachedImages(tmp_path / "c", **settings)
 
 
-CHILD = """
-import sys, random
-from labs.data import CachedImages
-from labs.formats import load_image
-folder, number, rounds, limit = sys.argv[1], *map(int, sys.argv[2:])
-cache = CachedImages(folder + "/cache", max_bytes=limit, size=(20, 20))
-order = random.Random(number)
-for _ in range(rounds):
-    name = f"{folder}/{order.randrange(12)}.jpg"
-    right = load_image(name).resize((20, 20), 3)
-    assert cache.load(name).tobytes() == right.tobytes(), name
-assert cache.failed == 0
-print(cache.hits)
-"""
+def use(folder, number, rounds, limit, hits):
+    """What each process does: load at random, and compare with the file each time."""
+    cache = CachedImages(folder / "cache", max_bytes=limit, size=(20, 20))
+    order = random.Random(number)
+    for _ in range(rounds):
+        path = folder / f"{order.randrange(12)}.jpg"
+        assert cache.load(path).tobytes() == resize(load_image(path), (20, 20)).tobytes()
+    assert cache.failed == 0
+    hits.put(cache.hits)
 
 
 def test_several_processes_share_it(tmp_path):
     saved(tmp_path, 12, (40, 40))
     one = 20 * 20 * 3 + 20
-    command = [sys.executable, "-c", CHILD, str(tmp_path)]
-    children = [
-        subprocess.Popen([*command, str(i), "300", str(7 * one)], stdout=subprocess.PIPE)
-        for i in range(3)
-    ]
+    fork = multiprocessing.get_context("fork")
+    hits = fork.SimpleQueue()
+    children = [fork.Process(target=use, args=(tmp_path, i, 300, 7 * one, hits)) for i in range(3)]
+    for child in children:
+        child.start()
     highest = 0
-    while any(child.poll() is None for child in children):
+    while any(child.is_alive() for child in children):
         try:
             highest = max(highest, kept(tmp_path / "cache"))
         except FileNotFoundError:
             pass  # went while it was looked at
-        time.sleep(0.001)
-    assert [child.returncode for child in children] == [0, 0, 0]
-    assert sum(int(child.stdout.read()) for child in children) > 100
+        time.sleep(0.005)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert sum(hits.get() for _ in children) > 100
     assert 0 < highest <= 7 * one
     left = {path.suffix for path in (tmp_path / "cache").iterdir()}
     assert left == {".rgb", ""}  # no temporary file
     assert int((tmp_path / "cache" / "total").read_text()) == kept(tmp_path / "cache")
+
+
+def test_one_process_at_a_time_adds_to_it(tmp_path):
+    saved(tmp_path, 12)
+    cache, fork = CachedImages(tmp_path / "cache"), multiprocessing.get_context("fork")
+    child = fork.Process(target=use, args=(tmp_path, 0, 1, 99_999, fork.SimpleQueue()))
+    with cache._locked():
+        child.start()
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "cache").glob("*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert child.is_alive() and kept(tmp_path / "cache") == 0  # written, and it waits
+    child.join(60)
+    assert child.exitcode == 0 and kept(tmp_path / "cache") > 0
 
 
 def test_pictures_of_shards_are_kept_in_workers(tmp_path):

@@ -7,6 +7,7 @@ Standard library only here (the children need Pillow); Python 3.9 or newer.
 from __future__ import annotations
 
 import filecmp
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labs.doctors.data.images import Sizes, check_images, leaks, near_duplicates
+from labs.doctors.data.images.source import load_source
 from labs.doctors.data.kinds import KINDS
 from labs.doctors.data.options import Options
 from labs.doctors.data.reading.whole import reader, row_at
@@ -142,9 +144,26 @@ def _alike(
             if verdict.fingerprint is not None:
                 name = found.other.files[other.use_files[other.first[picture.number]]].name
                 outer.append((picture, verdict.fingerprint, name))
-    yield from near_duplicates(inner, same=_same_bytes)
+    same = functools.partial(_same_picture, found)
+    yield from near_duplicates(inner, same=same)
     if inner and outer:
-        yield from leaks(inner, outer, same=_same_bytes)
+        yield from leaks(inner, outer, same=same)
+
+
+def _same_picture(found: Survey, one: Picture, two: Picture) -> bool:
+    """Whether two files hold the same bytes, or the same pixels in other bytes.
+
+    Both were opened well in a child; what is decoded here is of one fingerprint.
+    """
+    if _same_bytes(one, two):
+        return True
+    sources = [source_of(found, picture.table, picture.number) for picture in (one, two)]
+    if None in sources:
+        return False
+    first, second = map(load_source, sources)
+    if first is None or second is None or first.size != second.size:
+        return False
+    return first.tobytes() == second.tobytes()
 
 
 def _same_bytes(one: Picture, two: Picture) -> bool:

@@ -18,7 +18,7 @@ from labs.doctors.data.report.thumbnails import NOTHING, UNSEEN, thumbnails
 Progress = Callable[[str, int, "int | None"], None]
 
 
-TWIN = re.compile(r"(?:looks like|the same bytes as) (.+?)(?: \(\d+ of \d+ bits differ\))?", re.S)
+TWIN = re.compile(r"(?:looks like|the same picture as) (.+?)(?: \(\d+ of \d+ bits differ\))?", re.S)
 
 
 def pictures_of(examined: Examined, progress: Progress) -> dict[tuple[str, int], list[str]]:

@@ -110,6 +110,18 @@ def test_a_picture_is_opened_once_and_told_of_at_every_sample(tmp_path):
     assert "5 of 5" in dict(report.checked)["images"]
 
 
+def test_the_same_pixels_in_other_bytes_are_the_same_picture(tmp_path):
+    train = clean_set(tmp_path / "here", 10)
+    write_images(tmp_path / "there", range(20, 24))
+    with Image.open(tmp_path / "here" / "images" / "3.png") as image:
+        image.save(tmp_path / "there" / "images" / "x.png", compress_level=0)
+    held_out = [record(i) for i in range(20, 24)] + [record(30, "images/x.png")]
+    test = write_records(tmp_path / "there" / "test.jsonl", held_out)
+    report = check(options(train, against=(test,)))
+    assert kinds(report) == {"leaked_image": 1}
+    assert lines(report, "leaked_image") == [("train.jsonl", 4)]
+
+
 def test_other_splits_by_name_and_by_option(tmp_path):
     train = clean_set(tmp_path / "here", 10)
     write_images(tmp_path / "there", range(20, 24))

@@ -58,7 +58,20 @@ parts = st.tuples(
 @given(a=parts, b=parts)
 def test_digests_agree_where_turns_and_answers_do(a, b):
     one, other = (Sample(HERE, None, *p) for p in (a, b))
-    assert (turns_digest(one) == turns_digest(other)) == (a[1:] == b[1:])
+    assert (turns_digest(one) == turns_digest(other)) == (stripped(a) == stripped(b))
+
+
+def stripped(part) -> tuple:
+    """Turns without outer white space, and the other answers."""
+    return [(role, text.strip()) for role, text in part[1]], part[2]
+
+
+def test_where_a_placeholder_stands_makes_no_other_sample():
+    first, last, within, two = (
+        turns_digest(Sample(HERE, None, [], [("user", text), ("assistant", "red")]))
+        for text in ("<image>\nWhat?", "What?\n<image>", "Wh<image>at?", "<image>What?<image>")
+    )
+    assert first == last == within != two
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,9 @@ def test_the_same_bytes_are_told_apart():
 
     found = dict(near_duplicates([("c", 5), ("a", 5), ("b", 5)], same=same))
     assert found["a"].detail.startswith("looks like c")
-    assert found["b"].detail == "the same bytes as a"
+    assert found["b"].detail == "the same picture as a"
     told = dict(leaks([("a", 5), ("c", 5)], [("y", 4, "test"), ("x", 5, "test")], same=same))
-    assert told["a"].kind == "leaked_image" and told["a"].detail == "the same bytes as x of test"
+    assert told["a"].kind == "leaked_image" and told["a"].detail == "the same picture as x of test"
     assert told["c"].kind == "leaked_near_duplicate" and "looks like y of test" in told["c"].detail
 
 

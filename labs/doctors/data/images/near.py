@@ -2,7 +2,8 @@
 """Pictures that look alike: within the data, and across the border of a split.
 
 Alike means: fingerprints (`labs.formats.fingerprints.picture_hash`) that differ in few bits. That is
-a judgement, and errs now and then; the same bytes are the same picture for certain, and are told apart.
+a judgement, and errs now and then; the same bytes or pixels are the same picture for certain, and are
+told apart.
 Nothing is said about pictures of one colour, whose fingerprint is 0.
 
 Standard library only, Python 3.9 or newer.
@@ -34,7 +35,7 @@ def near_duplicates(
     """One problem for each picture that looks like an earlier one, naming the first that it looks like.
 
     pictures: (reference, fingerprint) in the order of the data. same(a, b): whether two pictures are
-    the same bytes, asked only where it can be.
+    the same, asked only where it can be.
     """
     pictures = _visible(pictures)
     values = [value for _, value in pictures]
@@ -45,7 +46,7 @@ def near_duplicates(
         reference, value = pictures[i]
         twin = _twin(reference, copies[value], same, before=i)
         if twin is not None:
-            detail = f"the same bytes as {pictures[twin][0]}"
+            detail = f"the same picture as {pictures[twin][0]}"
         else:
             detail = (
                 f"looks like {pictures[j][0]} ({hamming(value, values[j])} of {BITS} bits differ)"
@@ -78,7 +79,7 @@ def leaks(
     """One problem for each picture that looks like one of another split, naming the first such.
 
     others: (reference, fingerprint, name of the split). "leaked_image" where `same` says that the two
-    are the same bytes, "leaked_near_duplicate" within SURE bits, beyond that "near_duplicate_image":
+    are the same, "leaked_near_duplicate" within SURE bits, beyond that "near_duplicate_image":
     two pictures that look alike may be two.
     """
     pictures, others = _visible(pictures), _visible(others)
@@ -94,7 +95,7 @@ def leaks(
         twin = _twin(reference, copies[value], same) if value in copies else None
         other, near, split = others[j if twin is None else twin]
         if twin is not None:
-            yield reference, Problem("leaked_image", f"the same bytes as {other} of {split}")
+            yield reference, Problem("leaked_image", f"the same picture as {other} of {split}")
         else:
             words = f"looks like {other} of {split} ({hamming(value, near)} of {BITS} bits differ)"
             kind = "near_duplicate_image" if sure is None else "leaked_near_duplicate"

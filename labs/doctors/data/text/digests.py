@@ -16,15 +16,27 @@ _SHORT = 16  # characters below which a question alone does not tell a text-only
 
 
 def turns_digest(sample: Sample) -> bytes:
-    """16 bytes of the turns as they were written; not of images, id and other fields."""
-    parts = [str(len(sample.turns))]
-    for turn in sample.turns:
+    """16 bytes of the turns; not of images, id and other fields.
+
+    Outer white space does not count, nor where in its turn a placeholder stands: exporters put it first
+    or last.
+    """
+    turns = [(role, _as_shown(text)) for role, text in sample.turns]
+    parts = [str(len(turns))]
+    for turn in turns:
         parts += turn
     parts += sample.alternatives
     text = "\0".join(parts)
     if text.count("\0") >= len(parts):  # a text holds the separator itself
-        text = repr((sample.turns, sample.alternatives))
+        text = repr((turns, sample.alternatives))
     return hashlib.blake2b(_bytes(text), digest_size=SIZE).digest()
+
+
+def _as_shown(text: str) -> str:
+    shown = text.count(IMAGE) if "<" in text else 0
+    if shown:
+        text = f"{IMAGE * shown}{text.replace(IMAGE, '').strip()}"
+    return text.strip()
 
 
 def number(text: str) -> int:
