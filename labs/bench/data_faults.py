@@ -4,9 +4,11 @@ Faults of fourteen kinds, twelve structural and two that are judged by a score, 
 samples of the world. Their variants come from three hands, counted apart:
 
 - known: written by someone who knows what is looked for;
-- blind: by someone who had not read the detector; what was missed of them at first contact was mended
-  afterwards (copies under other names, answers at the end of long chats, tokens of other families);
-- unseen: by a third, who had read neither; nothing was changed after they were first measured.
+- blind: by someone who had not read the detector;
+- unseen: by a third, who had read neither it nor the other variants.
+
+What was missed of the last two at first contact was mended afterwards. The first run with the third hand's
+variants is kept: `book/measurements/bench_data_faults_first_contact.json`.
 
 A planted fault is *found* where a finding of its kind (or of
 one that means the same, see `SAME`) stands at its line. A finding at a line that carries no planted

@@ -105,7 +105,9 @@ def report(results: Results, cases: Sequence[Case]) -> dict[str, Any]:
     for case in cases:
         predicted, found = results.read("predicted", case), results.read("measured", case)
         if predicted is None or found is None:
-            missing.append(case.name)
+            missing.append(
+                f"{case.name} ({'not predicted' if predicted is None else 'not measured'})"
+            )
         elif found["outcome"] not in FINAL:
             failed.append({"case": case.name, "outcome": found["outcome"], "said": found["said"]})
         else:
@@ -121,7 +123,8 @@ def report(results: Results, cases: Sequence[Case]) -> dict[str, Any]:
                 stale.append(case.name)
     if not pairs:
         raise BenchError(
-            f"Nothing was measured in {results.folder}: {len(missing)} cases wait for a machine with a GPU."
+            f"No case in {results.folder} is both predicted and measured yet; "
+            f"{len(missing)} wait, the first: {missing[0] if missing else failed[0]['case']}."
         )
     return {
         **compare(pairs),
