@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from labs.data import IGNORE, Collator, encode
-from labs.evaluation import paired_bootstrap
+from labs.evaluation import paired_bootstrap, wilson_ci
 from labs.formats import parse_conversation
 from labs.losses import generation_loss
 from labs.models import build_tiny_llava, generate, user_message
@@ -23,15 +23,16 @@ from labs.train import TrainConfig, train
 SEEDS = (0, 1, 2)
 EXAM = ("caption", "count", "colour", "position")
 QUESTIONS = 1000  # a type and seed
-STEPS, BATCH = 500, 16
+STEPS, BATCH = 450, 16
 PICTURES = STEPS * BATCH // 2  # with two rows each: a set of so many is seen once
 HELD_OUT = 500  # pictures whose true rows are read for their loss
 # What a record depends on: it is marked as older once any of these changes.
 CODE = [
     "chapters/ch02_data/lessons.py", "labs/shapes", "labs/losses", "labs/train/loop.py",
-    "labs/train/objectives.py", "labs/train/optim.py", "labs/data/encode.py", "labs/data/labels.py",
-    "labs/data/collate.py", "labs/models/tiny.py", "labs/models/generation.py",
-    "labs/recipes/assemble.py", "labs/suites/world.py", "labs/evaluation/intervals.py",
+    "labs/train/objectives.py", "labs/train/optim.py", "labs/data/encode.py",
+    "labs/data/labels.py", "labs/data/template.py", "labs/data/collate.py",
+    "labs/models/tiny.py", "labs/models/generation.py", "labs/recipes/assemble.py",
+    "labs/suites/world.py", "labs/evaluation/intervals.py",
     "labs/zoo/weights/tiny-base", "labs/zoo/weights/tiny-lm",
 ]  # fmt: skip
 
@@ -152,10 +153,24 @@ def difference(first: Sequence[dict], second: Sequence[dict]) -> dict:
     return pooled._asdict() | {"seeds": gaps}
 
 
-def differences(runs: Sequence[dict], first: str, second: str) -> dict[str, dict]:
-    """`difference` of two arms for each question type; `runs` have arm, seed, exam."""
-    sides = [[r["exam"] for r in runs if r["arm"] == arm] for arm in (first, second)]
+def differences(
+    runs: Sequence[dict], first: str, second: str, exams: str = "exam"
+) -> dict[str, dict]:
+    """`difference` of two arms for each question type; `runs` have arm, seed and exams."""
+    sides = [[r[exams] for r in runs if r["arm"] == arm] for arm in (first, second)]
     return {name: difference(*([e[name] for e in side] for side in sides)) for name in sides[0][0]}
+
+
+def summary(runs: Sequence[dict], exams: str = "exam") -> dict[str, dict]:
+    """For each arm and question type: the answers of all seeds together, with their interval."""
+    out: dict[str, dict] = {}
+    for arm in dict.fromkeys(r["arm"] for r in runs):
+        found = [r[exams] for r in runs if r["arm"] == arm]
+        out[arm] = {}
+        for name in found[0]:
+            correct, n = (sum(e[name][key] for e in found) for key in ("correct", "n"))
+            out[arm][name] = {"n": n, "accuracy": correct / n, "ci": list(wilson_ci(correct, n))}
+    return out
 
 
 def without_answers(found):

@@ -35,6 +35,7 @@ def main() -> None:
         "pictures": size.pictures, "steps": size.steps, "batch": lessons.BATCH,
         "rates": RATES, "copies": COPIES, "trusted": TRUSTED, "share": SHARE, "cleaning": taken,
         "runs": lessons.without_answers(runs),
+        "summary": lessons.summary(runs),
         "differences": {f"{a} - {b}": lessons.differences(runs, a, b) for a, b in PAIRS},
     }  # fmt: skip
     print(json.dumps({"seed": list(size.seeds), "code": CODE, "results": results}))

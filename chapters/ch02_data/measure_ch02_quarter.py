@@ -30,6 +30,7 @@ def main() -> None:
     results = {
         "pictures": size.pictures, "steps": size.steps, "batch": lessons.BATCH,
         "rates": RATES, "copies": COPIES, "runs": lessons.without_answers(runs),
+        "summary": lessons.summary(runs),
         "differences": {
             f"{arm} - {DIRTY}": lessons.differences(runs, arm, DIRTY)
             for arm in PARTS if arm != DIRTY

@@ -15,8 +15,10 @@ CODE = [
     *lessons.CODE, "chapters/ch02_data/turns.py", "chapters/ch02_data/measure_ch02_turns.py",
 ]  # fmt: skip
 STEPS, TOKENS = 300, 2146
-SHORT = ("count", "colour", "position")
-EXAM = {"single": ("caption", *SHORT), "merged": SHORT, "interleaved": SHORT}
+SHORT = ("count", "position")
+EXAM = {"single": lessons.EXAM, "merged": SHORT, "interleaved": SHORT}
+
+PAIRS = (("merged", "single"), ("interleaved", "single"), ("merged", "interleaved"))
 
 
 def measured(form: str, seed: int, steps: int, per_step: int, questions: int) -> dict:
@@ -33,7 +35,7 @@ def measured(form: str, seed: int, steps: int, per_step: int, questions: int) ->
         }
         for asked, names in EXAM.items()
     }
-    return {"arm": form, "seed": seed, "losses": lessons.smoothed(losses), "exams": found} | cost
+    return {"arm": form, "seed": seed, "losses": lessons.smoothed(losses)} | cost | found
 
 
 def main() -> None:
@@ -45,18 +47,16 @@ def main() -> None:
         for form in turns.FORMS:
             run = measured(form, seed, steps, per_step, size.questions)
             runs.append(run)
-            for asked, found in run["exams"].items():
-                right = ", ".join(f"{n} {e['accuracy']:.3f}" for n, e in found.items())
+            for asked in EXAM:
+                right = ", ".join(f"{n} {e['accuracy']:.3f}" for n, e in run[asked].items())
                 lessons.say_progress(f"seed {seed}, {form}, asked {asked}: {right}")
             lessons.say_progress(f"    {run['tokens']} tokens, {run['pictures_encoded']} pictures")
     results = {
         "steps": steps, "tokens_a_step": per_step, "questions_a_picture": turns.PER_PICTURE,
         "pictures_together": turns.TOGETHER, "runs": lessons.without_answers(runs),
+        "summary": {asked: lessons.summary(runs, asked) for asked in EXAM},
         "differences": {
-            asked: {
-                f"{a} - {b}": lessons.differences([r | {"exam": r["exams"][asked]} for r in runs], a, b)
-                for a, b in (("merged", "single"), ("interleaved", "single"), ("merged", "interleaved"))
-            }
+            asked: {f"{a} - {b}": lessons.differences(runs, a, b, asked) for a, b in PAIRS}
             for asked in EXAM
         },
     }  # fmt: skip

@@ -9,7 +9,7 @@ from lessons import BATCH, encoded, fit, loss_on
 
 from labs.models import load_vlm
 
-STEPS = 16
+STEPS, RATE = 20, 1e-3
 PICTURES = STEPS * BATCH // 2
 HELD_OUT = 60  # pictures
 TURNS_STEPS, TURNS_TOKENS = 12, 1000
@@ -18,7 +18,7 @@ TURNS_STEPS, TURNS_TOKENS = 12, 1000
 def fitted(rows: Sequence[dict], held_out: Sequence[dict], seed: int) -> dict:
     """Losses of STEPS steps of tiny-base on the rows, and its loss on true rows after them."""
     model, processor = load_vlm("tiny-base")
-    losses = fit(model, processor, encoded(rows, processor), STEPS, BATCH, seed)
+    losses = fit(model, processor, encoded(rows, processor), STEPS, BATCH, seed, RATE)
     return {"losses": losses, "held_out": loss_on(model, processor, encoded(held_out, processor))}
 
 
