@@ -4,7 +4,6 @@ import importlib
 from types import ModuleType
 
 from labs.errors import InputError
-from labs.settings import nearest
 
 # name -> (module with run(repeats, progress) -> dict and tables(result), what it measures)
 BENCHES = {
@@ -31,6 +30,10 @@ BENCHES = {
         "Streaming loader beside webdataset and a plain DataLoader; how full packing gets rows.",
     ),
     "memory": ("labs.bench.followed", "The OOM doctor's bytes against PyTorch's profiler's."),
+    "memory_gpu": (
+        "labs.bench.memory_gpu",
+        "The OOM doctor's predictions against a GPU (37 cases; resumable).",
+    ),
     "explain_log": ("labs.bench.explain_log", "The OOM doctor's `explain` on a log of 1 GB."),
     "run_overhead": ("labs.bench.run_overhead", "What the OOM doctor's `run` costs a step."),
 }
@@ -39,6 +42,8 @@ BENCHES = {
 def load_bench(name: str) -> ModuleType:
     """The module of a bench by name; InputError with the nearest name for one that there is not."""
     if name not in BENCHES:
+        from labs.settings import nearest
+
         guess = nearest(name, BENCHES)
         raise InputError(
             f"There is no bench `{name}`.",

@@ -126,8 +126,13 @@ class CachedImages:
         import fcntl  # Linux, macOS, WSL
 
         with open(self.folder / "total", "a+b") as total:
-            fcntl.flock(total, fcntl.LOCK_EX)  # let go when the file is closed, or the process ends
-            yield total
+            fcntl.flock(total, fcntl.LOCK_EX)  # let go too when the process ends
+            try:
+                yield total
+                total.flush()
+            finally:
+                # Not by closing alone: a process forked meanwhile has the file open as well.
+                fcntl.flock(total, fcntl.LOCK_UN)
 
     def _make_room(self, total: IO[bytes], size: int) -> None:
         """Add `size` to the bytes that are kept, and remove pictures if that is too much."""

@@ -12,6 +12,7 @@ REASONS = {
     "no_label": "no token that carries a label",
     "broken_image": "an image that is missing or broken",
     "template": "turns that the chat template cannot render",
+    "broken_record": "a record that cannot be read",
 }
 _WORKERS = 256
 

@@ -15,9 +15,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from labs.data.skips import REASONS, Skip, Skips
 from labs.errors import InputError
 
-# The one reason that only streams have: they meet their records one by one, while training.
+# A reason that only streams have: they meet their records one by one, while training.
 BROKEN = "broken_record"
-REASONS.setdefault(BROKEN, "a record that cannot be read")
 
 _EXAMPLE = 400  # bytes that are kept of the first example of each reason
 

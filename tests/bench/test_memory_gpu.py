@@ -356,7 +356,8 @@ def test_a_machine_on_which_nothing_works_is_left_early(workers):
 
 def test_nothing_measured_is_an_answer_of_its_own(tmp_path, capsys, monkeypatch):
     assert memory_gpu.main(["report", "--folder", str(tmp_path)]) == 1
-    assert f"{len(CASES)} cases wait" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{len(CASES)} wait, the first: llava-lora (not predicted)" in said
     assert memory_gpu.main(["report", "--only", "lava,emu", "--folder", str(tmp_path)]) == 2
     assert "No case has `emu` in its name." in capsys.readouterr().err
     monkeypatch.setattr(memory_gpu, "has_gpu", lambda: False)
