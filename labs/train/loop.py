@@ -248,8 +248,6 @@ class Trainer:
                 while position.step < self.total_steps and stopped == "finished":
                     if position.epoch_step >= self.sampler.steps:
                         position.epoch, position.epoch_step = position.epoch + 1, 0
-                    if hasattr(self.train_dataset, "set_epoch"):  # a mixture draws anew
-                        self.train_dataset.set_epoch(position.epoch)
                     steps = self.sampler.epoch(position.epoch, position.epoch_step)
                     steps = steps[: self.total_steps - position.step]
                     for batches in self._batches(steps):

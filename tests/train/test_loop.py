@@ -262,25 +262,6 @@ def test_gradient_checkpointing_changes_no_gradient(samples, processor):
     close(plain, saved, 1e-6)
 
 
-def test_a_mixture_is_drawn_anew_each_epoch(samples, processor):
-    class Mixture:
-        def __init__(self):
-            self.epochs = []
-
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            return samples[index]
-
-        def set_epoch(self, epoch):
-            self.epochs.append(epoch)
-
-    mixture = Mixture()
-    trained(mixture, processor, max_steps=5, per_device_train_batch_size=4)
-    assert mixture.epochs == [0, 1, 2]
-
-
 def test_workers_give_the_same_batches(samples, processor):
     alone, _ = trained(samples, processor, max_steps=8, gradient_accumulation_steps=2)
     workers, _ = trained(
