@@ -17,7 +17,6 @@ from labs.doctors.data.report.redaction import redact_text, redacted
 from labs.doctors.data.report.report import Example, Finding, Histogram, Report, repair_of
 from labs.doctors.data.report.thumbnail_child import SIDE
 from labs.doctors.data.report.thumbnails import NOTHING, thumbnails
-from tests.book.conftest import chromium  # noqa: F401 - a fixture
 from tests.doctors.predict.test_page import read
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -259,7 +258,7 @@ TOO_SMALL = """[...document.querySelectorAll('body *')].filter(e => e.childEleme
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_the_page_in_a_browser(chromium, tmp_path, width, mode):  # noqa: F811
+def test_the_page_in_a_browser(chromium, tmp_path, width, mode):
     """Long words and wide tables stay inside, in both colours and on a phone; no request leaves."""
     path = tmp_path / "report.html"
     path.write_text(full_page("很长的一句话" * 20 + "x" * 300), encoding="utf-8")
