@@ -63,7 +63,10 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def fork(function, *arguments) -> multiprocessing.Process:
-    """Run `function` in a forked child (no import of torch again); exit code 1 on an exception."""
+    """Run `function` in a forked child (no import of torch again); exit code 1 on an exception.
+
+    A child that does not end (a rank whose peer is gone) ends with the tests.
+    """
 
     def run():
         try:
@@ -76,6 +79,6 @@ def fork(function, *arguments) -> multiprocessing.Process:
             os._exit(1)
         os._exit(0)
 
-    child = multiprocessing.get_context("fork").Process(target=run)
+    child = multiprocessing.get_context("fork").Process(target=run, daemon=True)
     child.start()
     return child
