@@ -30,7 +30,7 @@ ONLY = {
     "doctors": {"formats"},
     "data": {"formats", "shapes"},
     "train": {"data", "models", "losses", "evaluation"},
-    "suites": {"data", "models", "evaluation", "shapes", "formats"},
+    "suites": {"data", "models", "evaluation", "losses", "shapes", "formats"},
     "serving": {"models", "formats"},
 }
 # The doctors' rooms, as their docstrings tell: what each may import of the others. A room is a folder,

@@ -29,6 +29,22 @@ BENCHES = {
         "labs.bench.loader",
         "Streaming loader beside webdataset and a plain DataLoader; how full packing gets rows.",
     ),
+    "evaluate": (
+        "labs.bench.evaluate",
+        "`labs eval` against Transformers' own batched generate, on the same questions.",
+    ),
+    "intervals": (
+        "labs.bench.intervals",
+        "How often 95 % intervals hold the truth, over 1,000 simulated data sets a case.",
+    ),
+    "peeking": (
+        "labs.bench.peeking",
+        "False alarms of A/B tests that are looked at all the time, and what an effect costs to find.",
+    ),
+    "interleaving": (
+        "labs.bench.interleaving",
+        "Requests that interleaving and A/B tests need for the same preference.",
+    ),
     "memory": ("labs.bench.followed", "The OOM doctor's bytes against PyTorch's profiler's."),
     "memory_gpu": (
         "labs.bench.memory_gpu",

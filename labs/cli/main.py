@@ -28,6 +28,9 @@ COMMANDS = {
     ),
     "train": ("labs.cli.train", "Train by a recipe: contrastive, fused, align, sft."),
     "chat": ("labs.cli.chat", "Talk to a model about pictures."),
+    "eval": ("labs.cli.eval", "Ask a model suites of questions; compare runs; a leaderboard."),
+    "judge": ("labs.cli.judge", "Let a model judge the answers of two runs, in both orders."),
+    "rate": ("labs.cli.rate", "Blind rating sheets for people, and what their votes say."),
     "bench": ("labs.cli.bench", "Measure speed and memory as ratios in one run."),
     "zoo": ("labs.cli.zoo", "The shipped tiny models: list, show, rebuild."),
 }
@@ -55,7 +58,11 @@ def load_command(name: str):
     else:
         group = typer.Typer(add_completion=False, rich_markup_mode=None)
         group.command(name=name)(module.command)
-    return typer.main.get_command(group)
+    command = typer.main.get_command(group)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        # A paragraph that begins with \b is shown as written: examples stay on lines of their own.
+        each.help = (each.help or "").replace("\nExample", "\n\b\nExample")
+    return command
 
 
 def usage() -> str:

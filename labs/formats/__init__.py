@@ -45,16 +45,25 @@ if TYPE_CHECKING:
     )
     from labs.formats.shard_writer import write_shards
     from labs.formats.sniff import Layout
+    from labs.formats.vqa import (
+        VqaAnswer,
+        VqaQuestion,
+        read_vqa,
+        read_vqa_results,
+        write_vqa,
+        write_vqa_results,
+    )
     from labs.formats.webdataset import read_samples, read_shard
 
 __all__ = [
     "IMAGE", "MAX_PIXELS", "CocoCaption", "CocoImage", "Conversation", "ImageText", "Layout", "MMBenchQuestion",
-    "MmeQuestion", "Note", "PopeQuestion", "Preference", "SearchRequest", "Turn", "atomic_write", "check_file",
-    "load_image", "parse_conversation", "read_coco", "read_coco_results", "read_conversations", "read_llava",
-    "read_mmbench", "read_mme", "read_notes", "read_pairs", "read_pope", "read_preferences", "read_qrels",
-    "read_records", "read_samples", "read_search", "read_shard", "resolve_image", "write_coco",
-    "write_coco_results", "write_llava", "write_mmbench", "write_mme", "write_mme_answers", "write_notes",
-    "write_pairs", "write_pope", "write_preferences", "write_search", "write_shards",
+    "MmeQuestion", "Note", "PopeQuestion", "Preference", "SearchRequest", "Turn", "VqaAnswer", "VqaQuestion",
+    "atomic_write", "check_file", "load_image", "parse_conversation", "read_coco", "read_coco_results",
+    "read_conversations", "read_llava", "read_mmbench", "read_mme", "read_notes", "read_pairs", "read_pope",
+    "read_preferences", "read_qrels", "read_records", "read_samples", "read_search", "read_shard", "read_vqa",
+    "read_vqa_results", "resolve_image", "write_coco", "write_coco_results", "write_llava", "write_mmbench",
+    "write_mme", "write_mme_answers", "write_notes", "write_pairs", "write_pope", "write_preferences",
+    "write_search", "write_shards", "write_vqa", "write_vqa_results",
 ]  # fmt: skip
 
 _MODULES = {
@@ -74,6 +83,9 @@ _MODULES = {
     ),
     "shard_writer": ("write_shards",),
     "sniff": ("Layout",),
+    "vqa": (
+        "VqaAnswer", "VqaQuestion", "read_vqa", "read_vqa_results", "write_vqa", "write_vqa_results",
+    ),
     "webdataset": ("read_samples", "read_shard"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -6,6 +6,7 @@ batteries are text, because they run where a learner's answer runs.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 from labs.grading import source
@@ -28,6 +29,27 @@ TENSOR = {
     "another dtype": "each(result, other_dtype)",
     "transposed": "each(result, lambda t: t.mT if tensor(t) and t.dim() > 1 else t)",
     "the input mutated": "spoil(result, args, kwargs)",
+}
+
+TEXT = {
+    "None": "None",
+    "an empty text": "texts(result, lambda s: '')",
+    "always A": "'A'",
+    "a constant": "texts(result, lambda s: 'yes')",
+    "A for None": "'A' if result is None else result",
+    "the input back": "first(args, kwargs)",
+    "small letters": "texts(result, str.lower)",
+    "capital letters": "texts(result, str.upper)",
+    "a space behind": "texts(result, lambda s: s + ' ')",
+    "a full stop behind": "texts(result, lambda s: s + '.')",
+    "in brackets": "texts(result, lambda s: f'({s})')",
+    "in quotes": "texts(result, repr)",
+    "twice the answer": "texts(result, lambda s: s * 2)",
+    "backwards": "texts(result, lambda s: s[::-1])",
+    "without its first character": "texts(result, lambda s: s[1:])",
+    "in bytes": "texts(result, str.encode)",
+    "its length": "texts(result, len)",
+    "in a list": "[result]",
 }
 
 NUMBER = {
@@ -90,6 +112,9 @@ def each(value, change):
     if isinstance(value, (list, tuple)):
         return type(value)(each(v, change) for v in value)
     return value
+
+def texts(value, change):
+    return change(value) if isinstance(value, str) else value
 
 def other_dtype(t):
     if not tensor(t):
@@ -159,8 +184,10 @@ class Lazy:
 
 
 def battery(exercise: Exercise) -> list[Lazy]:
-    """The lazy answers for an exercise, by its kind."""
-    items = dict({"compute": NUMBER, "debug": DEBUG}.get(exercise.kind, TENSOR))
+    """The lazy answers for an exercise, by its kind; for an answer that is a text, those of texts."""
+    gives = inspect.signature(exercise.answer).return_annotation
+    built = TEXT if gives in (str, str | None) else TENSOR
+    items = dict({"compute": NUMBER, "debug": DEBUG}.get(exercise.kind, built))
     text = source.standalone(exercise.answer)
     if exercise.kind == "debug":
         text = source.standalone(exercise.answer, exercise.broken)

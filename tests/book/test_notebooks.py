@@ -11,7 +11,7 @@ from book.builder.execute import PageError, execute
 from book.builder.pages import Page, find_notebooks, inline_includes
 
 # Add a chapter here when its page is written: a page that silently stops being run is a failure.
-NOTEBOOKS = {"ch01_architecture", "ch02_data", "ch03_sft", "ch09_oom"}
+NOTEBOOKS = {"ch01_architecture", "ch02_data", "ch03_sft", "ch07_evaluation", "ch09_oom"}
 
 CANARY = Page(Path(__file__).parent / "pages" / "canary.md", "tests/canary")
 HEAD = "---\nkernelspec:\n  display_name: Python 3\n  name: python3\n---\n# A page\n\n"

@@ -22,6 +22,16 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert f"labs {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["chat", "eval", "train", "bench"])
+def test_each_example_is_a_line_that_can_be_copied(name, capsys):
+    assert main([name, "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("Example"))
+    examples = lines[start : lines.index("", start)]
+    assert len(examples) > 1
+    assert all(line.removeprefix("Examples:").strip().startswith("labs ") for line in examples)
+
+
 def test_a_misspelt_command_names_the_nearest(capsys):
     assert main(["trian"]) == 2
     error = capsys.readouterr().err
