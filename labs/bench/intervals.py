@@ -16,6 +16,11 @@ with n = 50 and an accuracy of 0.98 every third data set has none, and a bootstr
 Wilson's interval is the least wrong there; near 0 and 1 nothing hits 95 % exactly, because right
 answers come in whole numbers. A Wilson interval is claimed from ten answers of the rarer kind on, a
 bootstrap from twenty, and where groups are drawn from 50 groups on.
+
+These cut-offs were set after a first look at the 1,000 data sets of this bench, so they were tried on
+1,000 others: 21 of the 23 claimed cells lay between 93 and 97 %. The other two, BCa at n = 50 (97.3)
+and the paired difference of 100 groups (92.9), are 96.4 and 93.8 over 8,000 data sets. One standard
+error of a coverage over 1,000 sets is 0.7 points: a cell that near the edge falls out now and then.
 """
 
 import math

@@ -90,7 +90,7 @@ def group_paired_difference(
     As `paired_bootstrap`, with whole groups drawn: the mean of first_n - second_n over items, its
     percentile interval, and the two-sided p-value that agrees with it. Without `groups` it is
     `paired_bootstrap`. Labels and errors as for `group_mean_ci`; so are few groups, and here they
-    weigh more: with 20 of them 95 % intervals were seen to hold the truth 91 times in 100.
+    weigh more: with 20 of them 95 % intervals hold the truth about 90 times in 100.
 
     Efron and Tibshirani 1993, chapter 16; Miller 2024, arXiv:2411.00640. Chapter 7.
     """

@@ -13,6 +13,8 @@ from labs.suites.chat import ChatAnswerer, Pictures
 from labs.suites.clip import ClipAnswerer
 from labs.suites.contract import Answerer
 
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
 
 def load_answerer(
     name_or_path: str | os.PathLike,
@@ -41,8 +43,10 @@ def load_answerer(
         raise InputError(
             "--described and --blind exclude each other.", "Give the model one of them."
         )
+    if str(dtype).removeprefix("torch.") not in DTYPES:
+        raise InputError(f"There is no dtype {dtype!r} here.", f"Use one of {', '.join(DTYPES)}.")
+    device = _device(device)
     kind = kind_of(name_or_path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     told = {
         "name": _name(name_or_path, adapter), "path": str(name_or_path), "kind": kind,
         "adapter": str(adapter) if adapter else None, "dtype": str(dtype).removeprefix("torch."),
@@ -79,6 +83,21 @@ def load_answerer(
     told["name"] += "-described" if described else ""
     pictures = "described" if described else "dropped"
     return _talking(model.to(device), processor, told, pictures, likelihood)
+
+
+def _device(name: str | None) -> str:
+    """The device asked for, or a GPU where there is one; InputError for one that is not there."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"There is no device {name!r} to be used: {reason}",
+            "Leave --device out, or use cpu, or cuda where `labs env` finds a GPU.",
+        ) from None
+    return name
 
 
 def _talking(model, processor, told: dict, pictures: Pictures, likelihood: bool) -> Answerer:

@@ -200,6 +200,10 @@ def test_every_shipped_model_is_of_its_kind():
         ("tiny-lm", {"quantization": "nf4"}, "not quantised"),
         ("tiny-lm", {"likelihood": True}, "--described"),
         ("tiny-nothing", {}, "no model 'tiny-nothing'"),
+        ("tiny-base", {"dtype": "float8"}, "no dtype 'float8'"),
+        ("tiny-base", {"device": "gpu"}, "no device 'gpu'"),
+        ("tiny-base", {"device": "cuda:99"}, "no device 'cuda:99'"),
+        ("tiny-base", {"quantization": "q4"}, "quantization 'q4'"),
     ],
 )
 def test_what_a_kind_of_model_cannot_do_is_refused(name, options, words):

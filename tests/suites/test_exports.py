@@ -40,7 +40,9 @@ def yes_no(question, number):
 
 
 def letters(question, number):
-    return question.answer if number % 4 else "Z"
+    """Of every third question some passes are wrong: one wrong pass fails the whole question."""
+    fails = sum(question.group.encode()) % 3 == 0
+    return "Z" if fails and number % 2 else question.answer
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,7 @@ def test_mmbench_groups_as_circular_eval_does(tmp_path, world):
         hit = row["prediction"] == row["answer"]
         groups.setdefault(int(row["index"]) % 1_000_000, []).append(hit)
     right = [all(hits) for hits in groups.values()]
+    assert 0 < sum(right) < len(right)
     assert done.measures["circular_accuracy"].value == pytest.approx(sum(right) / len(right))
 
 
@@ -144,6 +147,7 @@ def test_a_circular_suite_of_ours_has_the_kits_indices_and_a_data_set(tmp_path):
         assert len({row[row["answer"]] for row in rows}) == 1
         assert {row["answer"] for row in rows} == set("ABCD")
     right = [all(r["prediction"] == r["answer"] for r in rows) for rows in groups.values()]
+    assert 0 < sum(right) < len(right)
     assert done.measures["circular_accuracy"].value == pytest.approx(sum(right) / len(right))
 
 

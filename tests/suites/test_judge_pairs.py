@@ -231,6 +231,17 @@ def test_a_judge_that_goes_by_length_is_found_out():
     assert m["length_bias"].low > 0
 
 
+def test_where_truth_is_a_tie_length_cannot_mislead():
+    made, _ = pairs(20)
+    scene = made[0].scene
+    tie = Pair("tie", "?", without_last(scene), wrong_colour(scene), scene=scene)
+    assert OracleJudge().compare([tie]) == ["tie"]
+    before, after = (measured(Marks(len), p).measures for p in (made, [*made, tie]))
+    for name in ("longer_wins", "longer_wins_oracle", "length_bias"):
+        assert before[name] == after[name]
+    assert after["agreement"].n == before["agreement"].n + 1
+
+
 def test_a_judge_that_loves_itself_is_found_out():
     made, truth = pairs(80)
     ours = {pair.id: pair.second for pair in made}
