@@ -165,6 +165,8 @@ def _show(found, console) -> None:
         for name, r in found.ratings.items():
             board.add_row(name, f"{r.rating:.0f}", f"{r.low:.0f} to {r.high:.0f}", str(r.games))
         console.print(board)
+    if found.unrated:
+        console.print(f"no ratings: {found.unrated}", highlight=False, markup=False, soft_wrap=True)
     people = Table("rater", "answered", "missing", "left", "ties", "both bad", "seconds", "checks")
     for r in found.raters:
         right, seen = r.gold

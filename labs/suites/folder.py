@@ -23,14 +23,9 @@ from typing import Any
 from labs.errors import InputError
 from labs.formats.files import atomic_write
 from labs.suites.contract import Row
+from labs.suites.suspicious import CONFIG, ITEMS, SCORES, read_lines, read_object
 
-CONFIG, ITEMS, LOG, SCORES, LOCK = (
-    "config.json",
-    "items.jsonl",
-    "log.jsonl",
-    "scores.json",
-    ".lock",
-)
+LOG, LOCK = "log.jsonl", ".lock"
 # What of config.json must be the same for a run to go on; the rest (hardware, …) is told only.
 COMPARED = ("format", "suite", "model", "generation", "batch_size", "questions", "versions")
 
@@ -93,8 +88,6 @@ def settle(folder: Path, config: dict) -> None:
 
     Raises InputError that says what differs.
     """
-    from labs.suites.results import read_object
-
     path = folder / CONFIG
     if not path.exists():
         if (folder / ITEMS).exists() or (folder / SCORES).exists():
@@ -145,8 +138,6 @@ def answered(folder: Path, batches: Sequence[Sequence[str]]) -> dict[str, dict]:
     same batch) is cut off the file too, so that the batch can be asked again and stand there once.
     Raises InputError for lines that no run of this suite has written.
     """
-    from labs.suites.results import read_lines
-
     path = folder / ITEMS
     if not path.exists():
         return {}

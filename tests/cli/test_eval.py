@@ -10,11 +10,8 @@ from labs.suites.benchmarks.write_world import write_world
 
 
 @pytest.fixture
-def labs_eval(capsys, monkeypatch):
+def labs_eval(capsys):
     """Runs `labs eval …`; the exit code, what --json printed, and standard error."""
-    from labs.cli import main as entry
-
-    monkeypatch.setitem(entry.COMMANDS, "eval", ("labs.cli.eval", "Ask a model."))
 
     def run(*arguments, as_json=True):
         capsys.readouterr()

@@ -20,7 +20,7 @@ plans = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(plans)
 def test_comparisons_are_dealt_evenly(given_plan):
     kinds, gold, raters, overlap, seed = given_plan
@@ -41,7 +41,7 @@ def test_comparisons_are_dealt_evenly(given_plan):
     assert len(set(names)) == len(names), "the same comparison has another name on each page"
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(plans)
 def test_sides_are_balanced(given_plan):
     kinds, gold, raters, overlap, seed = given_plan

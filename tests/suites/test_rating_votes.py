@@ -119,6 +119,18 @@ def test_three_models_are_rated(tmp_path):
     assert two.absent == ("rater-2",)
 
 
+def test_models_that_never_met_are_not_rated_and_the_rest_stands(tmp_path):
+    _, key = sheets(tmp_path, items(12, ("one", "two", "three", "four")), n=24, raters=1)
+    votes, missing = read_votes(sent_back(tmp_path, key, lambda c: "first"), key)
+    met = [["one", "two"], ["three", "four"]]
+    some = [v for v in votes if key.comparisons[v.comparison]["models"] in met]
+    found = analyse(key, some, missing)
+    assert found.ratings == {} and "never met" in found.unrated and len(found.win_rates) == 2
+    assert found.unseen == 24 - len(some)
+    whole = analyse(key, votes, missing)
+    assert len(whole.ratings) == 4 and whole.unrated is None
+
+
 def test_checks_of_attention_find_who_does_not_look(tmp_path):
     made = items(40)
     _, key = sheets(tmp_path, made, n=20, raters=3, gold=8)

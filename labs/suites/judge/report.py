@@ -201,9 +201,10 @@ def _agreement(sums: _Sums) -> dict[str, Measure | None]:
     rights = [1 - abs(POINTS[sums.winners[i]] - POINTS[sums.true[i]]) for i in decided]
     groups = [sums.group[i] for i in places]
     turned = [[*labels, *(MIRROR[label] for label in labels)] for labels in (mine, true)]
+    unnamed = _kappa(*turned, groups * 2, sums.seed)
     found = {
         "kappa": _kappa(mine, true, groups, sums.seed),
-        "kappa_unnamed": _kappa(*turned, groups * 2, sums.seed),
+        "kappa_unnamed": unnamed and unnamed._replace(n=len(places)),
         "agreement": sums.mean(places, [float(a == b) for a, b in zip(mine, true, strict=True)]),
         "agreement_decided": sums.mean(decided, rights),
     }

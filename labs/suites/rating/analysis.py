@@ -39,7 +39,7 @@ class Rater:
 @dataclass(frozen=True)
 class Analysis:
     """win_rates: (A, B) -> how often A is better than B, ties and both-bad half. measures: alpha, left,
-    tie, both_bad, seconds. ratings: Bradley-Terry, where more than two models were compared.
+    tie, both_bad, seconds. ratings: Bradley-Terry, where more than two models were compared; unrated: why there are none.
     absent: raters of whom no file was read. dropped: those whose votes do not count in any of these.
     unseen: comparisons without a vote that counts."""
 
@@ -53,6 +53,7 @@ class Analysis:
     measures: dict[str, Measure]
     win_rates: dict[tuple[str, str], Measure]
     ratings: dict[str, Rating] = field(default_factory=dict)
+    unrated: str | None = None
 
     def to_dict(self) -> dict:
         found = asdict(self)
@@ -113,16 +114,12 @@ def analyse(
         pair: group_mean([POINTS[v.winner] for v in own], [ids[v.comparison] for v in own], seed)
         for pair, own in sorted(by_pair.items())
     }
-    ratings: dict[str, Rating] = {}
-    questions = [ids[v.comparison] for v in counted]
-    if len(key.models) > 2 and len(set(questions)) > 1:
-        games = [(*key.comparisons[v.comparison]["models"], POINTS[v.winner]) for v in counted]
-        ratings = bradley_terry(games, groups=questions, seed=seed)
+    ratings, unrated = _ratings(key, counted, ids, seed) if len(key.models) > 2 else ({}, None)
     compared, seen = len(ids) - len(gold), {v.comparison for v in counted}
     absent = tuple(s["rater"] for s in key.sheets.values() if s["rater"] not in missing)
     return Analysis(
         key.models, compared, len(counted), compared - len(seen), raters, absent, dropped,
-        {name: m for name, m in measures.items() if m}, win_rates, ratings,
+        {name: m for name, m in measures.items() if m}, win_rates, ratings, unrated,
     )  # fmt: skip
 
 
@@ -143,6 +140,16 @@ def _rater(name: str, missing: int, votes: Sequence[Vote], gold: set[int]) -> Ra
         statistics.median(seconds) if seconds else None, (right, len(checks)),
         bool(checks) and right < PASS * len(checks),
     )  # fmt: skip
+
+
+def _ratings(
+    key: Key, votes: Sequence[Vote], ids: list[str], seed: int
+) -> tuple[dict[str, Rating], str | None]:
+    games = [(*key.comparisons[v.comparison]["models"], POINTS[v.winner]) for v in votes]
+    try:
+        return bradley_terry(games, groups=[ids[v.comparison] for v in votes], seed=seed), None
+    except InputError as error:  # too few votes came back; the rest of the analysis stands
+        return {}, error.what
 
 
 def _share(votes: Sequence[Vote], winner: str, ids: list[str], seed: int) -> Measure | None:
