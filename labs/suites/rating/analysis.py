@@ -39,9 +39,9 @@ class Rater:
 @dataclass(frozen=True)
 class Analysis:
     """win_rates: (A, B) -> how often A is better than B, ties and both-bad half. measures: alpha, left,
-    tie, both_bad, seconds. ratings: Bradley-Terry, where more than two models were compared; unrated: why there are none.
-    absent: raters of whom no file was read. dropped: those whose votes do not count in any of these.
-    unseen: comparisons without a vote that counts."""
+    tie, both_bad, seconds. ratings: Bradley-Terry, where more than two models were compared; unrated:
+    why there are none. absent: raters of whom no file was read. dropped: those whose votes do not
+    count in any of these. unseen: comparisons without a vote that counts."""
 
     models: tuple[str, ...]
     comparisons: int
