@@ -27,7 +27,7 @@ from labs.bench.children import BenchError, Progress, interleave, medians, ratio
 WAYS = ("labs", "transformers")
 MODEL = "tiny-base"
 SUITES = ("existence", "counting", "colour", "position", "choice", "captions")
-N, BATCH = 400, 64
+N, BATCH = 800, 64
 TARGET = 1.0  # answers a second, ours / Transformers'
 DIFFERENT = 0.01  # of the answers, at most
 SEED = 0
@@ -60,7 +60,7 @@ def run(
     repeats: int = 3,
     n: int = N,
     batch: int = BATCH,
-    turns: int = 3,
+    turns: int = 2,
     progress: Progress | None = None,
     suites: tuple[str, ...] = SUITES,
     quick: bool = False,
@@ -73,11 +73,11 @@ def run(
 
     against_transformers: answers a second, ours / theirs (above 1: ours is faster), the median over
     the rounds of the ratio within a round, and its quartiles; suites: the same of each suite alone.
-    different: the share of answers whose texts differ. quick: a quarter of the questions, once. Raises
+    different: the share of answers whose texts differ. quick: an eighth of the questions, once. Raises
     NotComparable.
     """
     if quick:
-        repeats, n, turns = 1, n // 4, 1
+        repeats, n, turns = 1, n // 8, 1
     rounds, different = [], 0.0
     for index in range(repeats):
         with tempfile.TemporaryDirectory() as folder:

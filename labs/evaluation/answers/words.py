@@ -1,10 +1,12 @@
 """Which one of a few terms an answer names: a colour, a place, a kind, an option's text."""
 
+import functools
 import re
 from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 
 from labs.errors import InputError
+from labs.evaluation.answers.memory import remembered
 from labs.evaluation.answers.mentions import (
     AFFIRMED,
     CONCLUDED,
@@ -54,7 +56,14 @@ def read_one_of(text: str, synonyms: Mapping[str, Sequence[str]]) -> Reading:
 
     Chapter 7.
     """
-    terms = Terms(_keys(synonyms))
+    # A suite reads thousands of answers by one list: its pattern is made once.
+    listed = tuple((k, v if isinstance(v, str) else tuple(v)) for k, v in synonyms.items())
+    return _read(text, listed)
+
+
+@remembered
+def _read(text: str, synonyms: tuple) -> Reading:
+    terms = _terms(synonyms)
     return read_final(text, lambda said: settle(terms.mentions(said)))
 
 
@@ -106,6 +115,11 @@ def _alone(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) ->
     if last - first > end - start + WINDOW:
         return False
     return not bare(text[end:last]) and bool(_LEAD.fullmatch(bare(text[first:start])))
+
+
+@functools.lru_cache(maxsize=64)
+def _terms(synonyms: tuple[tuple[str, tuple[str, ...] | str], ...]) -> Terms:
+    return Terms(_keys(dict(synonyms)))
 
 
 def _keys(synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from labs.errors import InputError
+from labs.evaluation.answers.memory import remembered
 from labs.evaluation.answers.mentions import AFFIRMED, SAID, Mention, settle
 from labs.evaluation.answers.normal import has_han
 from labs.evaluation.answers.reader import read_final
@@ -145,6 +146,11 @@ def read_yes_no(text: str, language: str | None = None) -> Reading:
     """
     if language not in _PATTERNS:
         raise InputError(f"There is no language {language!r}.", "Use 'en', 'zh' or None.")
+    return _read(text, language)
+
+
+@remembered
+def _read(text: str, language: str | None) -> Reading:
     reading = read_final(text, lambda said: verdict(said, language))
     if reading.status == "none" and language is not None:
         chinese = has_han(text)

@@ -1,5 +1,6 @@
 """Captions: what is right in them, what is made up (CHAIR), what is left out, and how long they are."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from labs.evaluation.answers import read_text
@@ -77,7 +78,12 @@ class Captions(WorldSuite):
 
 def mentioned(row: Row) -> list[str]:
     """The kinds that the caption names, each as often as it does."""
-    return [m.kind for m in mentions(row.said)]
+    return list(_kinds(row.said))
+
+
+@functools.lru_cache(maxsize=4096)  # each measure asks for them again
+def _kinds(text: str) -> tuple[str, ...]:
+    return tuple(m.kind for m in mentions(text))
 
 
 def shown(row: Row) -> set[str]:
