@@ -35,6 +35,7 @@ CODE = (
     "labs/bench/evaluate.py",
     "labs/bench/children.py",
     "labs/suites/contract.py",
+    "labs/suites/asking.py",
     "labs/suites/runner.py",
     "labs/suites/asking.py",
     "labs/suites/questions.py",
@@ -46,7 +47,9 @@ CODE = (
     "labs/suites/machine.py",
     "labs/suites/exports",
     "labs/suites/offline",
-    "labs/evaluation",
+    "labs/evaluation/answers",
+    "labs/evaluation/clusters.py",
+    "labs/evaluation/intervals.py",
     "labs/models/generation.py",
     "labs/shapes",
 )
