@@ -37,7 +37,6 @@ CODE = (
     "labs/suites/contract.py",
     "labs/suites/asking.py",
     "labs/suites/runner.py",
-    "labs/suites/asking.py",
     "labs/suites/questions.py",
     "labs/suites/folder.py",
     "labs/suites/suspicious.py",
