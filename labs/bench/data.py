@@ -29,12 +29,16 @@ from labs.bench.children import (
     serve,
     spread,
 )
+from labs.bench.record import READING
 
 SAMPLES, PICTURES, SEED = 665_000, 1000, 0
 SECONDS, MEGABYTES, SPEED = 60.0, 500, 0.8  # what is wanted
 PROCESSES = 2
 TOOL = ROOT / "tools" / "data_doctor.py"
-CODE = ("labs/bench/data.py", "labs/bench/children.py", "labs/doctors/data", "labs/formats", "tools/data_doctor.py")  # fmt: skip
+CODE = (
+    "labs/bench/data.py", "labs/bench/children.py", "labs/doctors/data", *READING,
+    "tools/data_doctor.py",
+)  # fmt: skip
 
 
 def run(repeats: int = 3, quick: bool = False, progress: Progress | None = None) -> dict:

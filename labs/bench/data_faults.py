@@ -22,6 +22,7 @@ from pathlib import Path
 
 from labs.bench.children import Progress
 from labs.bench.data_plant import Planted, plant
+from labs.bench.record import READING
 
 SAMPLES, SHARE, SEED = 20_000, 0.1, 0
 MODEL, CLIP, MAX_LENGTH = "tiny-sft", "tiny-clip", 512
@@ -42,7 +43,7 @@ CODE = (
     "labs/bench/data_faults_unseen.py",
     "labs/bench/data_plant.py",
     "labs/doctors/data",
-    "labs/formats",
+    *READING,
     "labs/zoo/weights/tiny-clip",
 )
 

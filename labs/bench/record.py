@@ -25,6 +25,16 @@ ENCODING = tuple(
     f"labs/data/{name}.py"
     for name in ("collate", "dataset", "encode", "labels", "packing", "skips", "template")
 )
+# The part of labs/formats that the data doctor reads with.
+READING = tuple(
+    f"labs/formats/{name}.py"
+    for name in (
+        "coco", "conversation", "dialects", "fields", "files", "fingerprints", "images", "json_cut",
+        "json_faults", "json_rows", "llava", "mmbench", "mme", "near", "pairs", "pope", "preference",
+        "qilin", "row", "rows", "shard_fields", "shard_names", "sniff", "sniff_file", "sniff_root",
+        "tables", "tar_members", "text_signs", "webdataset",
+    )
+)  # fmt: skip
 
 
 def make_record(command: str, seed: int, code: Iterable[str], results: dict) -> dict:
