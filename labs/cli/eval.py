@@ -27,7 +27,14 @@ def command(
     n: Annotated[int | None, typer.Option(help="Questions of each suite.")] = None,
     language: Annotated[str | None, typer.Option(help="en or zh.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
-    batch_size: Annotated[int, typer.Option()] = 64,
+    instruction: Annotated[
+        str | None,
+        typer.Option(help="The sentence after each question of a benchmark; '' for none."),
+    ] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Where a benchmark's pictures are, if not with its files.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions asked at once.")] = 64,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="For all questions, in place of the suite's own limits.")
     ] = None,
@@ -49,7 +56,7 @@ def command(
         typer.Option("--likelihood", help="Write nothing: the likeliest candidate is the answer."),
     ] = False,
     examples: Annotated[
-        int, typer.Option(help="Print so many answers that are wrong or unreadable.")
+        int, typer.Option(min=0, help="Print so many answers that are wrong or unreadable.")
     ] = 0,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare runs, question by question.")
@@ -111,16 +118,25 @@ def command(
         "described": described, "blind": blind, "likelihood": likelihood,
     }  # fmt: skip
     asked = {"n": n, "language": language, "split": split}
+    of_files = {
+        "instruction": instruction, "image_root": str(image_root) if image_root else None,
+    }  # fmt: skip
     limits = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    return _evaluate(models[0], suite, options, asked, limits, output, examples, as_json)
+    return _evaluate(models[0], suite, options, asked, of_files, limits, output, examples, as_json)
 
 
-def _evaluate(model, specs, options, asked, limits, output, examples, as_json) -> int:
+def _evaluate(model, specs, options, asked, of_files, limits, output, examples, as_json) -> int:
     from rich.console import Console
 
     from labs.cli.eval_show import Progress
-    from labs.suites.registry import load_suite
+    from labs.suites.registry import from_files, load_suite
 
+    unused = [key.replace("_", "-") for key, value in of_files.items() if value is not None]
+    if unused and not any(map(from_files, specs)):
+        raise InputError(
+            f"--{unused[0]} is for benchmarks that are read from files.",
+            "Leave it out, or ask one of those: `labs eval --list`.",
+        )
     # Suites first: a wrong name should not cost the time that it takes to load a model.
     suites = {}
     for spec in specs:
@@ -130,7 +146,7 @@ def _evaluate(model, specs, options, asked, limits, output, examples, as_json) -
                 f"Two of the suites would write to one folder, {place}.",
                 "Give each suite once, or each in a command of its own with another --output.",
             )
-        suites[place] = load_suite(spec, **asked)
+        suites[place] = load_suite(spec, **asked, **(of_files if from_files(spec) else {}))
     console = Console(stderr=True)  # standard output is for --json
     with console.status(f"loading {model}"):
         from labs.suites.answerers import load_answerer
@@ -248,13 +264,17 @@ def _leaderboard(folders: list[str], html: Path | None, plot: Path | None, as_js
     from labs.suites.leaderboard import leaderboard
     from labs.suites.results import find_runs, read_run
 
+    for path in filter(None, (html, plot)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder.", "Give the name of a file to write.")
     board = leaderboard([read_run(folder) for folder in find_runs(folders)])
+    figure = _figure(board, plot) if plot else None  # first, for it may refuse the file's ending
     if html:
         from labs.suites.leaderboard_page import write_html
 
         write_html(board, html)
     if plot:
-        _draw(board, plot)
+        _draw(figure, plot)
     if as_json:
         print(json.dumps(board.to_dict(), ensure_ascii=False))
         return 0
@@ -267,20 +287,28 @@ def _leaderboard(folders: list[str], html: Path | None, plot: Path | None, as_js
     return 0
 
 
-def _draw(board, path: Path) -> None:
-    """The figure, in the format of the file's ending, whole or not at all."""
-    from labs.formats.files import atomic_write
-
+def _figure(board, path: Path):
+    """The figure; InputError where matplotlib does not write files that end like `path`."""
     figure = board.figure()
     kinds = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in kinds:
+    if _format(path) not in kinds:
         raise InputError(
             f"The leaderboard cannot be drawn as {path.name}.",
             f"End the name in one of {', '.join(sorted(kinds))}.",
         )
+    return figure
+
+
+def _draw(figure, path: Path) -> None:
+    """Write the figure in the format of the file's ending, whole or not at all."""
+    from labs.formats.files import atomic_write
+
     with atomic_write(path, "wb") as file:
-        figure.savefig(file, format=kind, dpi=150)
+        figure.savefig(file, format=_format(path), dpi=150)
+
+
+def _format(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower()
 
 
 def _list(as_json: bool) -> int:

@@ -157,7 +157,17 @@ def make_judge(
     import torch
 
     from labs.models import load_vlm
+    from labs.suites.answerers import kind_of
 
+    if (found := kind_of(name)) != "vlm":
+        what = {
+            "lm": "is a text-only model and sees no picture",
+            "clip": "is a dual encoder and writes nothing",
+        }[found]
+        raise InputError(
+            f"{name} {what}: it cannot judge.",
+            "Give --judge a vision-language model, such as tiny-base.",
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model, processor = load_vlm(name, device=device, dtype=dtype)
     title = Path(name).name or name
@@ -199,7 +209,9 @@ def _bar(console, calls: int):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Elsewhere than on a terminal nothing of it would show but an empty line.
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("judging", total=calls)
         yield lambda done: bar.advance(task, done)
 

@@ -19,7 +19,7 @@ def rate():
     """Blind rating sheets for people, and what their votes say."""
 
 
-@app.command()
+@app.command(short_help="Write blind rating pages, one a rater.")
 def sheet(
     runs: Annotated[
         list[Path],
@@ -85,7 +85,7 @@ def sheet(
     console.print(line, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Read the votes: agreement, win rates, ratings.")
 def read(
     votes: Annotated[
         list[Path], typer.Argument(help="The files that raters sent back.", metavar="VOTES.json…")

@@ -150,9 +150,12 @@ class ChatAnswerer:
         """The conversations with the numbers `asked` as tensors, ready for the model to go on."""
         prompts = [render_prompt(processor, talks[i]) for i in asked]
         try:
-            return encode_prompts(processor, prompts, [pictures[i] for i in asked])
+            batch = encode_prompts(processor, prompts, [pictures[i] for i in asked])
         except ValueError as error:
             refused = error
+        else:
+            self._check_lengths([questions[i].id for i in asked], batch["attention_mask"])
+            return batch
         # Some picture or prompt is not for this model: find which, to name it.
         for i, prompt in zip(asked, prompts, strict=True):
             try:
@@ -163,6 +166,16 @@ class ChatAnswerer:
                     "Mend its picture or its prompt, or leave it out of the suite.",
                 ) from None
         raise refused
+
+    def _check_lengths(self, ids: Sequence[str], mask: torch.Tensor) -> None:
+        """InputError for a prompt that the model was not made to read: it would answer, with noise."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for id, tokens in zip(ids, mask.sum(1).tolist(), strict=True):
+            if limit is not None and tokens > limit:
+                raise InputError(
+                    f"Question {id} has {tokens:,} tokens; {self.name} reads {limit:,}.",
+                    "Shorten the prompt, show fewer pictures, or use a model with a longer context.",
+                )
 
     @torch.inference_mode()
     def _generate(self, batch: dict, limits: Sequence[int]) -> list[Answer]:

@@ -103,7 +103,10 @@ class Board:
         title = f"{', '.join(self.suites)}: {self.questions:,} questions"
         table = Table(title=Text(title), caption=Text("\n".join((CAPTION, *self.notes))))
         table.add_column("rank", justify="right")
-        table.add_column("model")
+        # Folded, not cut: the ends of names are often what tells models apart.
+        table.add_column(
+            "model", overflow="fold", min_width=min(14, max(len(s.model) for s in self.standings))
+        )
         for name in ("rating", "95 %", "score", "95 %", "won / tied / lost", "unparsed"):
             table.add_column(name, justify="right")
         for s in self.standings:

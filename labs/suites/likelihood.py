@@ -118,7 +118,7 @@ class LikelihoodAnswerer:
             missing.append("description")
         if missing:
             raise InputError(
-                f"Question {question.id} has no {missing[0]} to compare candidates by.",
+                f"Likelihood compares candidates, and question {question.id} has no {missing[0]}.",
                 "Ask a suite that brings them, such as `choice`.",
             )
         if len(about["candidates"]) != len(about["letters"]) or len(about["letters"]) < 2:

@@ -121,6 +121,12 @@ def load_suite(spec: str, **options: Any) -> Suite:
     return suite
 
 
+def from_files(spec: str) -> bool:
+    """Whether a spec's suite is a benchmark that is read from files."""
+    entry = SUITES.get(spec.partition(":")[0])
+    return entry is not None and entry.files is not None
+
+
 def accepted(kind: type) -> set[str]:
     """The keyword options of a suite's class, those of the classes above it that take them included."""
     names: set[str] = set()

@@ -1,6 +1,7 @@
 """`labs eval` with the shipped models: asked, gone on with, compared, rated, scored again."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,45 @@ def test_a_benchmark_writes_the_files_of_its_own_script(labs_eval, tmp_path):
     assert len(list((place / "answers").iterdir())) == 3
 
 
+def rows_of(place):
+    return [json.loads(x) for x in (Path(place) / "items.jsonl").read_text().splitlines()]
+
+
+def test_a_benchmark_with_another_instruction_and_pictures_elsewhere(labs_eval, tmp_path):
+    files = write_world(tmp_path / "files", n=2)
+    pictures = tmp_path / "pictures"
+    files.vqa_images.rename(pictures)
+    vqa = ("--suite", f"vqav2:{files.vqa_questions.parent}", "--device", "cpu")
+    code, refused, _ = labs_eval("tiny-base", *vqa, "--output", tmp_path / "refused")
+    assert code == 2 and "COCO_val2014" in refused["error"]
+    options = ("--image-root", pictures, "--instruction", "")
+    # A suite that is made here has no such option, and is asked beside it as ever.
+    beside = ("--suite", "counting", "--n", 2)
+    code, told, _ = labs_eval("tiny-base", *vqa, *options, *beside, "--output", tmp_path / "run")
+    assert code == 0
+    place = told["runs"][0]["folder"]
+    rows = rows_of(place)
+    assert rows and all(row["prompt"] == row["about"]["question"] for row in rows)
+    code, again, _ = labs_eval("--rescore", place)  # knows both options still
+    assert code == 0
+    assert again["runs"][0]["scores"]["measures"] == told["runs"][0]["scores"]["measures"]
+    code, _, _ = labs_eval("tiny-base", *vqa, "--image-root", pictures, "--output", tmp_path / "b")
+    rows = rows_of(tmp_path / "b" / folder_name(vqa[1]))
+    assert code == 0 and all("single word or phrase" in row["prompt"] for row in rows)
+
+
+def test_a_leaderboard_is_written_whole_or_not_at_all(labs_eval, tmp_path):
+    runs = [tmp_path / "tiny-sft", tmp_path / "tiny-base"]
+    for run in runs:
+        labs_eval(run.name, "--suite", "counting", "--n", 4, "--output", run, "--device", "cpu")
+    page = tmp_path / "board.html"
+    board = ("--leaderboard", *runs)
+    code, _, _ = labs_eval(*board, "--html", page, "--plot", tmp_path / "board.docx")
+    assert code == 2 and not page.exists()
+    code, refused, _ = labs_eval(*board, "--html", page, "--plot", tmp_path)
+    assert code == 2 and "is a folder" in refused["error"] and not page.exists()
+
+
 def test_text_only_and_dual_encoders_are_asked_in_their_own_way(labs_eval, tmp_path):
     code, told, _ = labs_eval(
         "tiny-lm", "--described", "--suite", "counting", "--n", 4, "--output", tmp_path / "lm"
@@ -172,12 +212,26 @@ def test_suites_are_listed(labs_eval):
         (("--compare", "nowhere/at/all"), "There is no results folder"),
         (("tiny-sft", "--suite", "counting", "--html", "x.html"), "--leaderboard"),
         (("tiny-sft", "--suite", "counting", "--language", "xx"), "'en' or 'zh'"),
+        (("tiny-sft", "--suite", "mme:nowhere"), "There is no MME folder nowhere"),
+        (
+            ("tiny-sft", "--suite", "counting", "--instruction", ""),
+            "--instruction is for benchmarks",
+        ),
+        (
+            ("tiny-sft", "--suite", "counting", "--image-root", "."),
+            "--image-root is for benchmarks",
+        ),
     ],
 )
 def test_bad_input_is_two_sentences(labs_eval, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     code, told, error = labs_eval(*arguments)
     assert code == 2 and words in f"{told['error']} {told['do']}" and told["error"] in error
+
+
+def test_a_negative_number_of_examples_is_refused(capsys):
+    assert main(["eval", "--compare", "x", "--examples", "-1"]) == 2
+    assert "--examples" in capsys.readouterr().err
 
 
 def test_folder_names():

@@ -258,3 +258,23 @@ def test_an_adapter_is_put_on_top_and_is_another_model(tmp_path, base):
     assert adapted.describe()["class"] == base.describe()["class"]
     assert adapted.describe()["weights"] != base.describe()["weights"]
     assert len(adapted.answer(QUESTIONS[:2])) == 2
+
+
+def test_a_prompt_longer_than_the_context_is_refused_by_name(base, monkeypatch):
+    short, long = (
+        asked(prompt="Is there a ring?"),
+        asked(prompt="Is there a ring? " * 900, id="long"),
+    )
+    for ask in (base.answer, base.prepare):
+        with pytest.raises(
+            InputError, match=r"Question long has \d,\d{3} tokens; tiny-base reads 2,048"
+        ):
+            ask([short, long])
+    # To the token: what just fits is answered, one token less of room and it is not.
+    config = base.model.config.get_text_config()
+    [tokens] = base.prepare([short]).batch["attention_mask"].sum(1).tolist()
+    monkeypatch.setattr(config, "max_position_embeddings", tokens)
+    assert base.answer([short])[0].text
+    monkeypatch.setattr(config, "max_position_embeddings", tokens - 1)
+    with pytest.raises(InputError, match=f"q has {tokens} tokens; tiny-base reads {tokens - 1}"):
+        base.answer([short])

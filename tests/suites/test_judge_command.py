@@ -144,3 +144,9 @@ def test_one_run_or_three_are_refused(folders, capsys):
     for given in (folders[:1], [*folders, folders[0]]):
         code, _, err = labs_judge(capsys, *given)
         assert code == 2 and "Two runs are judged" in err
+
+
+@pytest.mark.parametrize("model, words", [("tiny-lm", "text-only"), ("tiny-clip", "dual encoder")])
+def test_what_sees_or_writes_nothing_cannot_judge(capsys, folders, model, words):
+    code, out, err = labs_judge(capsys, *folders, "--judge", model)
+    assert code == 2 and words in err and model in err and not out

@@ -1,5 +1,6 @@
 """The leaderboard: what its ratings, ranks and page promise."""
 
+import io
 import json
 import math
 import random
@@ -269,3 +270,11 @@ def test_the_page_in_a_browser(chromium, board, tmp_path, width, mode):
     assert up == sorted(up) and down == sorted(up, reverse=True)
     assert {f"{number:,}" for number in up} == won
     context.close()
+
+
+def test_a_narrow_terminal_shows_names_to_their_ends():
+    names = "tiny-sft-clean", "tiny-sft-other"
+    board, _ = rated(run(names[0], [1, 1, 1, 0]), run(names[1], [0, 1, 0, 0]))
+    text = io.StringIO()
+    Console(file=text, width=80).print(board.table())
+    assert all(name in text.getvalue() for name in names)

@@ -78,3 +78,9 @@ def test_bad_input_is_two_sentences(folders, tmp_path, capsys):
     assert "nothing to be compared" in capsys.readouterr().err
     assert main(["rate", "read", str(tmp_path / "no.json"), "--key", str(tmp_path / "k.json")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_help_tells_the_commands_in_whole_sentences(capsys):
+    main(["rate", "--help"])
+    out = capsys.readouterr().out
+    assert "one a rater." in out and "win rates, ratings." in out

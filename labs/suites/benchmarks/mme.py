@@ -55,6 +55,11 @@ class Mme(Benchmark):
     ):
         super().__init__(path, n=n, **options)
         self.image_root = Path(image_root) if image_root is not None else None
+        if not self.path.exists():
+            raise InputError(
+                f"There is no MME folder {self.path}.",
+                "Give the folder of its release, which holds a folder for each task.",
+            )
 
     def files(self) -> list[Path]:
         if self.path.is_file():
