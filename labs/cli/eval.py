@@ -81,6 +81,7 @@ def command(
     Examples:  labs eval --list
                labs eval tiny-sft --suite existence --suite captions --n 200
                labs eval tiny-base --suite mmbench:MMBench_DEV_EN.tsv --output runs/mmbench
+               labs eval tiny-base --suite pope:coco_pope_random.json --image-root val2014 --instruction ""
                labs eval tiny-lm --described --suite counting --examples 5
                labs eval --compare runs/eval/tiny-sft runs/eval/tiny-sft-clean
                labs eval --leaderboard runs/eval/* --html board.html
