@@ -6,6 +6,7 @@ from scipy import stats
 
 from labs.bench import intervals as bench
 from labs.bench.record import make_record
+from labs.evaluation.intervals import wilson_ci
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,19 @@ def test_the_normal_interval_covers_as_its_exact_coverage_says(result):
         assert stats.binomtest(held, bench.QUICK_SETS, exact).pvalue > 1e-3, (n, p)
 
 
+def test_the_wilson_interval_covers_as_its_exact_coverage_says(result):
+    for n, p in ((50, 0.6), (50, 0.98), (1000, 0.9)):
+        counts = range(n + 1)
+        holds = [low <= p <= high for low, high in (wilson_ci(c, n) for c in counts)]
+        exact = stats.binom.pmf(counts, n, p)[holds].sum()
+        held = round(by_case(result, "accuracy", n, p)["coverage"]["wilson"] * bench.QUICK_SETS)
+        assert stats.binomtest(held, bench.QUICK_SETS, exact).pvalue > 1e-3, (n, p)
+
+
 def test_what_it_is_there_to_show(result):
     rare = by_case(result, "accuracy", 50, 0.98)["coverage"]
-    assert rare["wilson"] > 0.85 > rare["normal"] and rare["bca"] < 0.85
+    # All methods see the same data sets, so what lies between them is not luck.
+    assert max(rare["normal"], rare["bca"], rare["percentile"]) < rare["wilson"] - 0.1
     grouped = by_case(result, "groups", 1000, 0.7)
     assert grouped["coverage"]["bca"] < 0.88 and grouped["coverage"]["group bca"] > 0.84
     assert grouped["width"]["group bca"] > 1.3 * grouped["width"]["bca"]
