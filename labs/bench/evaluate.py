@@ -7,8 +7,8 @@ documentation shows: batches in the order of the questions, one call of `generat
 written and synced to disk, sums with intervals, and the layouts of other kits.
 
 What `labs` gains is padding that need not be computed, where prompts differ in length; what it pays is
-all that comes after an answer. With a model as tiny as this one reading and scoring weigh most: a
-seven-billion-parameter model takes a hundred times as long to answer, and no longer to be read.
+all that comes after an answer. With a model as tiny as this one reading and scoring weigh most: what
+they cost does not grow with the model.
 
 Each way is a process of its own on one thread; they take turns. Before speeds are compared, answers
 are: padding moves logits in the last digits, so a few may differ, and more than one in a hundred ends

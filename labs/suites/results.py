@@ -17,7 +17,6 @@ from labs.evaluation.reading import STATUSES
 from labs.formats.files import check_file
 from labs.suites.contract import Measure, Row
 from labs.suites.suspicious import CONFIG, ITEMS, SCORES, read_lines, read_object
-from labs.suites.suspicious import parse as parse  # what readers of other files import from here
 
 DEPTH = 3  # folders below one that is searched for runs
 

@@ -9,7 +9,7 @@ from labs.errors import InputError
 from labs.formats.files import check_file
 from labs.suites.rating.sheet import FORMAT, VERSION
 from labs.suites.rating.words import CHOICES
-from labs.suites.results import parse
+from labs.suites.suspicious import parse
 
 VOTES, VOTES_VERSION = "labs-rating-votes", 1
 
