@@ -43,6 +43,7 @@ def written(tmp_path, *records, name="data.jsonl"):
 
 def parquet(path, records):
     pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")  # a submodule: `import pyarrow` alone does not bind it
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
     return path
