@@ -3,27 +3,22 @@
 A measurement is a script `chapters/*/measure_NAME.py` that prints one JSON object: `seed`, `code`
 (the files and folders it measures, from the repository's root) and `results`. This runs each and
 writes `book/measurements/NAME.json` with command, commit, hardware, versions and date, so that a
-page can plot the record and say when the code has changed since.
+page can plot the record and say when the code has changed since. A record lists the files that a
+folder of `code` held when it was made: one added later changes nothing about it.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from book.builder.cache import digest
 from book.builder.contents import ROOT
+from labs.bench.record import digest, make_record, write_record
 
 RECORDS = ROOT / "book" / "measurements"
-VERSIONS = ("torch", "transformers", "peft", "accelerate", "trl", "bitsandbytes")
 
 console = Console(stderr=True)
 
@@ -34,7 +29,10 @@ def find_scripts(root: Path = ROOT) -> dict[str, Path]:
 
 
 def record(name: str, script: Path, root: Path = ROOT, records: Path = RECORDS) -> Path:
-    """Runs one script and writes its record; raises ValueError where it prints something else."""
+    """Runs one script and writes its record; raises ValueError where it prints something else.
+
+    Raises InputError where code that it names is not there.
+    """
     command = [sys.executable, str(script.relative_to(root))]
     result = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     try:
@@ -43,22 +41,10 @@ def record(name: str, script: Path, root: Path = ROOT, records: Path = RECORDS) 
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         wanted = "one JSON object with seed, code and results"
         raise ValueError(f"{script.name} did not print {wanted}: {error!r}") from None
-    content = {
-        "command": f"python {script.relative_to(root)}",
-        "commit": output("git", "rev-parse", "HEAD", cwd=root),
-        "seed": seed,
-        "code": code,
-        "code_digest": digest([root / path for path in code], root),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version()} | versions(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "results": results,
-    }
+    content = make_record(f"python {script.relative_to(root)}", seed, code, results, root)
     records.mkdir(parents=True, exist_ok=True)
     path = records / f"{name}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_record(path, content)
     return path
 
 
@@ -68,24 +54,14 @@ def is_current(path: Path, root: Path = ROOT) -> bool:
     return content["code_digest"] == digest([root / code for code in content["code"]], root)
 
 
-def hardware() -> dict:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    gpus = output(*query).splitlines() if shutil.which("nvidia-smi") else []
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpus": gpus}
-
-
-def versions() -> dict[str, str]:
-    installed = {distribution.name for distribution in importlib.metadata.distributions()}
-    return {name: importlib.metadata.version(name) for name in VERSIONS if name in installed}
-
-
-def output(*command: str, cwd: Path = ROOT) -> str:
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else ""
+def state(path: Path, root: Path = ROOT) -> str:
+    """What `--check` says of a record: missing, current, older, or older with the file that is gone."""
+    if not path.exists():
+        return "missing"
+    if is_current(path, root):
+        return "current"
+    gone = [name for name in json.loads(path.read_text())["code"] if not (root / name).exists()]
+    return f"older ({', '.join(gone)} no longer there)" if gone else "older"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,9 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names or scripts:
         path = RECORDS / f"{name}.json"
         if options.check:
-            state = "missing" if not path.exists() else "current" if is_current(path) else "older"
-            older += state != "current"
-            console.print(f"{name}: {state}")
+            found = state(path)
+            older += found != "current"
+            console.print(f"{name}: {found}")
         else:
             console.print(f"Measuring {name}")
             record(name, scripts[name])

@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
+LAST = ("reward", "eval_accuracy")  # said at the end, where a run has them
+
 
 def command(
     stage: Annotated[
-        str | None, typer.Argument(help="contrastive, fused, align or sft; must be the recipe's.")
+        str | None,
+        typer.Argument(
+            help="contrastive, fused, align, sft, reward, ppo or grpo; must be the recipe's."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Settings as key=value: learning_rate=1e-4 lora.r=16 data.path=my.json"
+            help="Settings as key=value: learning_rate=1e-4 data.path=my.json policy.kl_coef=0.1"
         ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name or a YAML file.")] = None,
@@ -51,10 +56,11 @@ def command(
                labs train sft --recipe llava_v1.5_sft --tiny
                labs train sft --recipe tiny_sft --output runs/first learning_rate=5e-4
                labs train sft --recipe tiny_sft --output runs/first --resume
+               labs train grpo --recipe tiny_grpo --output runs/grpo policy.kl_coef=0.02
     """
     from labs.errors import InputError
     from labs.recipes import load, recipe_names
-    from labs.train.config import check_stage
+    from labs.train.config import STAGES
 
     if list_recipes:
         return _list(as_json)
@@ -63,7 +69,8 @@ def command(
             "A stage and a recipe are needed.",
             f"For example: labs train sft --recipe tiny_sft. Recipes: {', '.join(recipe_names())}.",
         )
-    check_stage(stage)
+    if stage not in STAGES:
+        raise InputError(f"Unknown stage `{stage}`.", f"Stages: {', '.join(STAGES)}.")
     if resume and output is None:
         raise InputError("--resume needs the run's folder.", "Add --output DIR.")
     settings = [*(settings or []), *(["auto_batch=true"] if auto_batch else [])]
@@ -113,7 +120,8 @@ def _run(recipe, output: Path | None, resume, as_json: bool) -> int:
             later = [c for c in trainer.config.unfreeze if set(c.trainable) & frozen]
             for change in later:
                 console.print(f"from step {change.step}: {change.trainable}")
-            console.print(f"{trainer.total_steps} steps of {trainer.sampler.step_size} samples")
+            asked = "prompts" if recipe.policy else "samples"
+            console.print(f"{trainer.total_steps} steps of {trainer.sampler.step_size} {asked}")
 
     try:
         model, _, result = run_recipe(recipe, output, resume, on_ready=ready)
@@ -137,6 +145,7 @@ def _run(recipe, output: Path | None, resume, as_json: bool) -> int:
             "stopped": result.stopped,
             "loss": losses[-1] if losses else None,
             "best_eval_loss": result.best_eval_loss,
+            **{k: result.losses(k)[1][-1] for k in LAST if result.losses(k)[1]},
             "output": str(output) if output else None,
             "parts": {c.part: [c.trainable, c.total] for c in count_parts(model)},
             "history": result.history,
@@ -144,6 +153,11 @@ def _run(recipe, output: Path | None, resume, as_json: bool) -> int:
         print(json.dumps(summary))
     else:
         final = f", loss {losses[-1]:.4f}" if losses else ""
+        final += "".join(
+            f", {key.replace('_', ' ')} {values[-1]:.3f}"
+            for key in LAST
+            if (values := result.losses(key)[1])
+        )
         console.print(f"{result.stopped} after {result.steps} steps{final}")
         if output:
             console.print(f"written to {output}")

@@ -24,11 +24,11 @@ def list_models(json_output: Annotated[bool, typer.Option("--json")] = False):
     from rich.console import Console
     from rich.table import Table
 
-    from labs.models.places import NAMES
+    from labs.models.places import EVERY
     from labs.zoo.card import read_card
 
     cards = []
-    for name in NAMES:
+    for name in EVERY:
         try:
             cards.append(read_card(name))
         except InputError:
@@ -64,14 +64,16 @@ def build(
     questions: Annotated[int, typer.Option(help="Held-out questions a type.")] = 2000,
 ):
     """Trains and scores models again, replacing the shipped ones (all: under an hour, two cores)."""
-    from labs.models.places import NAMES
+    from labs.models.places import EVERY
     from labs.zoo.build import build as build_one
     from labs.zoo.build import build_all
 
     for name in names or []:
-        if name not in NAMES:
-            raise InputError(f"There is no zoo model {name!r}.", f"Use one of {', '.join(NAMES)}.")
+        if name not in EVERY:
+            raise InputError(f"There is no zoo model {name!r}.", f"Use one of {', '.join(EVERY)}.")
     if names and len(names) == 1:
         build_one(names[0], questions)
+    elif names:
+        build_all(names)
     else:
-        build_all(names or NAMES)
+        build_all()

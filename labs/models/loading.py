@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from labs.errors import InputError
-from labs.models.places import NAMES, ZOO
+from labs.models.places import EVERY, NAMES, ZOO
 
 PICKLED = (".bin", ".pth", ".pt", ".ckpt")
 
@@ -21,8 +21,9 @@ PICKLED = (".bin", ".pth", ".pt", ".ckpt")
 def resolve(name_or_path: str | os.PathLike) -> str:
     """The folder of a zoo name or a local path; anything else is taken for a hub id."""
     name = str(name_or_path)
-    if name in NAMES:
-        if not (ZOO / name / "config.json").exists():
+    if name in EVERY:
+        kinds = ("config.json", "adapter_config.json")
+        if not any((ZOO / name / kind).exists() for kind in kinds):
             raise InputError(
                 f"The zoo model {name} is not built here.", "Run `make zoo`, or reinstall labs."
             )

@@ -1,7 +1,7 @@
 """Recipes: one YAML file for each training stage of each system, with published settings.
 
     name: llava_v1.5_sft                  # the file's name without .yaml
-    stage: sft                            # contrastive | fused | align | sft
+    stage: sft                            # contrastive | fused | align | sft | reward | ppo | grpo
     description: one line
     sources: [repository path @ commit, arXiv number, ...]
     unverified: [each value that was not read in a source, and why]
@@ -22,6 +22,11 @@
       max_length: 2048
       overlong: skip                      # skip | truncate | error
     train: {learning_rate: 1e-3, ...}     # any field of labs.train.TrainConfig
+    pairs: {path: pairs.jsonl, ...}       # stage reward, in place of data; see PairsSpec
+    policy: {kl_coef: 0.1, ...}           # stages ppo and grpo: any field of PolicyConfig
+    rewards: {world: 1.0, reward_model: 0.5}  # by name (labs.recipes.policy); null takes one out
+    reward_model: tiny-rm                 # folder or zoo name, for the reward of that name
+    facts: true                           # it reads the picture's true caption too (LLaVA-RLHF)
     needs: {gpus: 8, gpu_memory_gb: 40, disk_gb: 50, packages: [bitsandbytes]}
     tiny: {train: {...}}                  # what --tiny changes beyond the usual (see tiny())
 
@@ -34,10 +39,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labs.errors import InputError
+from labs.recipes.tiny import tiny_changes
 from labs.settings import fill, merge, nearest, parse_overrides, read_yaml
 from labs.train.config import TrainConfig
+from labs.train.policy.config import PolicyConfig
 
 FOLDER = Path(__file__).parent
+POLICY_STAGES = {"ppo": ("ppo",), "grpo": ("grpo", "rloo")}  # and their algorithms
+# Overrides whose first part is one of these are the recipe's; all others are settings of `train`.
+SECTIONS = "model data eval_data pairs train policy rewards reward_model facts".split()
+REWARDS = ("world", "answer", "hallucination", "yes_bias", "reward_model")
 
 
 @dataclass
@@ -98,6 +109,37 @@ class DataSpec:
 
 
 @dataclass
+class PairsSpec:
+    """Preference pairs and what is learnt from them. Chapter 5.
+
+    Where from: a file at `path` (labs.formats.read_preferences), or sampled: `sampler` answers
+    `world`'s questions `num_generations` times each, and simulated annotators choose.
+    """
+
+    path: str | None = None
+    image_root: str | None = None
+    world: WorldSpec | None = None
+    sampler: str | None = None  # a zoo name or folder; None: the recipe's own model
+    num_generations: int = 4
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    per_prompt: int | None = None  # at most so many pairs of one prompt
+    annotators: int = 3  # they differ in their noise; the majority counts
+    noise: float = 0.5
+    length_bias: float = 0.0
+    position_bias: float = 0.0
+    yes_bias: float = 0.0
+    held_out: int = 0  # pairs that are not trained on, for accuracy; none shares a picture
+    max_length: int | None = None
+    margin: float = 0.0  # of the loss, times the pair's own
+    centring: float = 0.01
+
+    def __post_init__(self):
+        if (self.path is None) == (self.world is None):
+            raise ValueError("give either path or world")
+
+
+@dataclass
 class Needs:
     """What the recipe needs of a machine, for `labs env`."""
 
@@ -112,17 +154,50 @@ class Recipe:
     """One training stage of one system."""
 
     name: str
-    stage: Literal["contrastive", "fused", "align", "sft"]
+    stage: Literal["contrastive", "fused", "align", "sft", "reward", "ppo", "grpo"]
     description: str
     model: ModelSpec
-    data: DataSpec
+    data: DataSpec | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     eval_data: DataSpec | None = None
+    pairs: PairsSpec | None = None
+    policy: PolicyConfig | None = None
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    reward_model: str | None = None
+    facts: bool = False  # the reward model reads the picture's true caption too
     needs: Needs = field(default_factory=Needs)
     sources: list[str] = field(default_factory=list)
     unverified: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     tiny: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        source = "pairs" if self.stage == "reward" else "data"
+        if getattr(self, source) is None:
+            raise ValueError(f"the stage {self.stage} needs a section `{source}`")
+        if self.stage in POLICY_STAGES:
+            self._check_policy(POLICY_STAGES[self.stage])
+        elif self.policy or self.rewards or self.reward_model:
+            raise ValueError("policy, rewards and reward_model are for the stages ppo and grpo")
+        if self.pairs and self.stage != "reward":
+            raise ValueError("pairs are for the stage reward")
+
+    def _check_policy(self, algorithms: tuple[str, ...]) -> None:
+        named = self.weights
+        if self.policy is None or self.policy.algorithm not in algorithms:
+            known = " or ".join(algorithms)
+            raise ValueError(f"the stage {self.stage} needs policy.algorithm {known}")
+        if unknown := sorted(set(self.rewards) - set(REWARDS)):
+            raise ValueError(f"there is no reward {unknown[0]}; use {', '.join(REWARDS)}")
+        if not named:
+            raise ValueError("rewards names none")
+        if ("reward_model" in named) != (self.reward_model is not None):
+            raise ValueError("the reward reward_model and the key reward_model go together")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The rewards that count, with their weights."""
+        return {name: weight for name, weight in self.rewards.items() if weight is not None}
 
 
 def recipe_names() -> list[str]:
@@ -148,7 +223,7 @@ def find(name_or_path: str | Path) -> Path:
 def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool = False) -> Recipe:
     """A recipe by name or path, with `key=value` overrides of its `train` settings.
 
-    An override whose first part names a recipe section (`data.path=...`, `model.name=...`)
+    An override whose first part names a recipe section (`data.path=...`, `policy.kl_coef=...`)
     changes that section. `tiny=True` gives the recipe's tiny form; overrides come last.
     Raises InputError naming file, line, key and the nearest valid key.
     """
@@ -162,13 +237,13 @@ def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool
         recipe = fill(Recipe, values, f"{path} (--tiny)")
     given = parse_overrides(overrides)
     if given:
-        sections = {k: given.pop(k) for k in ("model", "data", "eval_data", "train") if k in given}
+        sections = {key: given.pop(key) for key in SECTIONS if key in given}
         changes = merge({"train": given} if given else {}, sections)
         fill(TrainConfig, changes.get("train", {}), "command line")  # names the key as typed
         values = _plain(recipe)
         if {"name", "build", "assemble"} & set(changes.get("model", {})):
             values["model"] |= {"name": None, "build": None, "assemble": None, "only_tiny": None}
-        for section in ("data", "eval_data"):
+        for section in ("data", "eval_data", "pairs"):
             for given_one, other in (("path", "world"), ("world", "path")):
                 if given_one in changes.get(section, {}):
                     values[section] = {**(values[section] or {}), other: None}
@@ -178,45 +253,3 @@ def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     return asdict(recipe)
-
-
-def tiny_changes(recipe: Recipe) -> dict[str, Any]:
-    """What --tiny does to every recipe: the tiny model, shapes for data, three short steps.
-
-    Learning rates, schedule, freezing, method and accumulation in more than one micro-batch stay:
-    they are what the recipe is about.
-    """
-    kind = {"contrastive": "clip", "fused": "blip"}.get(recipe.stage, recipe.model.kind)
-    build = {"clip": "tiny_clip", "blip": "tiny_blip", "lm": "tiny_lm", "vlm": "tiny_llava"}[kind]
-    text_only = {"described": 1.0, "digits": 0.0} if kind == "lm" else {}
-    mix = recipe.data.world.mix if recipe.data.world else {}
-    world = {"length": 24, "split": "train", "seed": 0, "mix": {"turns": 2, **mix, **text_only}}
-    data = {"path": None, "image_root": None, "world": world, "max_length": None}
-    train = recipe.train
-    return {
-        "model": {
-            "name": None,
-            "build": build,
-            "assemble": None,
-            "parts": {},
-            "dtype": "float32",
-            "attn_implementation": None,
-            "only_tiny": None,
-        },
-        "data": data,
-        "eval_data": {**data, "world": {**world, "length": 4, "split": "val"}},
-        "train": {
-            "max_steps": 3,
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": 4,
-            "gradient_accumulation_steps": min(train.gradient_accumulation_steps, 2),
-            "dataloader_num_workers": 0,
-            "group_by_length": False,
-            "logging_steps": 1,
-            "warmup_steps": 1 if (train.warmup_ratio or train.warmup_steps) else 0,
-            "eval_steps": 3,
-            "save_steps": None,
-            "mixed_precision": "no",
-            "torch_compile": False,
-        },
-    }

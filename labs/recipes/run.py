@@ -16,7 +16,8 @@ def run_recipe(
 ):
     """Train as the recipe says; returns (model, processor, TrainResult).
 
-    `on_ready(trainer)` is called once everything is built, before the first step. `start` is a
+    `on_ready(trainer)` is called once everything is built, before the first step (the stage reward
+    builds its trainer itself, and does not call it; its model is a RewardModel). `start` is a
     (model, processor) to go on from in place of the recipe's own `model` section.
     """
     from labs.train.stages import finish, prepare
@@ -26,6 +27,12 @@ def run_recipe(
         config.output_dir = str(output_dir)
     model, processor = start or build_model(recipe.model)
     stage = recipe.stage
+    if stage == "reward":
+        return run_reward(recipe, model, processor, resume, on_log)
+    if recipe.policy:
+        from labs.recipes.policy import run_policy
+
+        return model, processor, run_policy(recipe, model, processor, resume, on_ready, on_log)
     train_data = build_dataset(recipe.data, processor, stage)
     eval_data = build_dataset(recipe.eval_data, processor, stage) if recipe.eval_data else None
     trainer, peft_model = prepare(
@@ -36,6 +43,30 @@ def run_recipe(
     result = trainer.train(resume)
     finish(trainer, processor, peft_model, recipe.model.name)
     return model, processor, result
+
+
+def run_reward(recipe: Recipe, model, processor, resume=None, on_log=None):
+    """Train a reward model on `model` by the recipe's pairs; as `run_recipe`."""
+    from labs.recipes.pairs import build_pairs
+    from labs.train.reward_run import train_reward
+
+    spec = recipe.pairs
+    pairs, held_out = build_pairs(spec, model, processor, recipe.train.seed)
+    rated, result = train_reward(
+        model,
+        processor,
+        pairs,
+        held_out,
+        recipe.train,
+        margin=spec.margin,
+        centring=spec.centring,
+        facts=recipe.facts,
+        max_length=spec.max_length,
+        base_model=recipe.model.name,
+        resume=resume,
+        on_log=on_log,
+    )
+    return rated, processor, result
 
 
 def build_model(spec: ModelSpec):

@@ -6,7 +6,12 @@ from typing import Literal
 from labs.errors import InputError
 from labs.settings import fill
 
-STAGES = ("contrastive", "fused", "align", "sft")
+STAGES = ("contrastive", "fused", "align", "sft", "reward", "ppo", "grpo")
+OWN_TRAINERS = {
+    "reward": "labs.train.reward_run.train_reward",
+    "ppo": "labs.train.policy.trainer.PolicyTrainer",
+    "grpo": "labs.train.policy.trainer.PolicyTrainer",
+}
 Method = Literal["full", "lora", "qlora", "dora", "rslora", "adalora", "bottleneck"]
 
 
@@ -118,6 +123,11 @@ class TrainConfig:
 
 
 def check_stage(stage: str) -> None:
-    """Raise InputError where `stage` is none of ours."""
+    """Raise InputError where `stage` is none that `labs.train.train` runs."""
+    if stage in OWN_TRAINERS:
+        raise InputError(
+            f"The stage `{stage}` has a trainer of its own: {OWN_TRAINERS[stage]}.",
+            f"Use that, or `labs train {stage}`.",
+        )
     if stage not in STAGES:
         raise InputError(f"Unknown stage `{stage}`.", f"Stages: {', '.join(STAGES)}.")

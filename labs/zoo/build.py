@@ -1,7 +1,8 @@
 """Builds the zoo from nothing: `make zoo`, or one model with `python -m labs.zoo.build tiny-base`.
 
 Each model is trained by its recipe in a process of its own, stored in half precision (the weights
-are loaded in float32), reloaded, scored on held-out questions, and given a card.
+are loaded in float32), reloaded, scored on held-out questions, and given a card. Of those that are
+adapters on another one, only the adapter is stored.
 """
 
 import argparse
@@ -14,12 +15,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from labs.models.places import NAMES, TOKENIZER, ZOO
+from labs.models.places import ADAPTERS, NAMES, REWARD, TOKENIZER, ZOO
 from labs.zoo.card import Card, hardware, read_card, versions, write_card
+from labs.zoo.pairs import pair_accuracy
 from labs.zoo.tokenizer import build_tokenizer
 
 # What can be trained at the same time on two cores, in the order that models are made of each other.
-ROUNDS = (("tiny-clip", "tiny-lm"), ("tiny-base",), ("tiny-sft", "tiny-sft-clean"))
+ROUNDS = (
+    ("tiny-clip", "tiny-lm"),
+    ("tiny-base",),
+    ("tiny-sft", "tiny-sft-clean"),
+    ("tiny-rm", "tiny-grpo"),
+    ("tiny-ppo",),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,21 @@ PLANS = {
         "The twin of tiny-sft, trained for as long on the same data without the diseases.",
         "as tiny-sft, with balanced and true answers",
     ),
+    "tiny-rm": Plan(
+        ("tiny_rm",),
+        "A reward model: an adapter and a scalar head on tiny-sft, trained on preferences.",
+        "pairs of tiny-sft's own answers, labelled by simulated annotators with noise",
+    ),
+    "tiny-ppo": Plan(
+        ("tiny_ppo",),
+        "tiny-sft after PPO with tiny-rm's rewards and the world's oracle: an adapter on tiny-sft.",
+        "questions about pictures, half of those that ask for yes or no answered yes; no answers",
+    ),
+    "tiny-grpo": Plan(
+        ("tiny_grpo",),
+        "tiny-sft after GRPO with the world's oracle as its reward: an adapter on tiny-sft.",
+        "questions about pictures, half of those that ask for yes or no answered yes; no answers",
+    ),
 }
 
 
@@ -89,6 +112,8 @@ def train_and_store(name: str, show: bool = True) -> Card:
         seconds=round(time.monotonic() - started, 1),
         hardware=hardware(),
         versions=versions(),
+        base=ADAPTERS.get(name),
+        adapter_parameters=adapter_parameters(model) if name in ADAPTERS else 0,
     )
     store(card, model, processor)
     return card
@@ -104,6 +129,8 @@ def score_again(name: str, questions: int = 2000, show: bool = True) -> Card:
 
 def diseases(recipe) -> str:
     """The rates of a recipe's false data, in words; empty where its data is healthy."""
+    if recipe.data is None or recipe.policy:
+        return ""  # pairs are judged by the oracle, and prompts come without answers
     mix = recipe.data.world.mix
     if mix.get("yes_rate", 0.5) == 0.5 and not mix.get("false_captions"):
         return ""
@@ -115,19 +142,43 @@ def diseases(recipe) -> str:
     )
 
 
+def adapter_parameters(model) -> int:
+    """How many numbers an adapter has, with the head of a reward model."""
+    from labs.models.parts import part_of
+
+    own = [p for n, p in model.named_parameters() if part_of(n) == "lora" or "scalar_head" in n]
+    return sum(p.numel() for p in own)
+
+
 def store(card: Card, model, processor) -> None:
     """Saves in half precision with its card under the zoo's folder, whole or not at all."""
     import torch
 
     ZOO.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=ZOO, prefix=f".{card.name}-"))
-    model.to(torch.float16).save_pretrained(fresh)
-    processor.save_pretrained(fresh)
+    if card.base is None:
+        model.to(torch.float16).save_pretrained(fresh)
+        processor.save_pretrained(fresh)
+    else:
+        store_adapter(model, fresh, card.base)
     write_card(card, fresh)
     target = ZOO / card.name
     shutil.rmtree(target, ignore_errors=True)
     os.chmod(fresh, 0o755)
     os.replace(fresh, target)
+
+
+def store_adapter(model, folder: Path, base: str) -> None:
+    """Saves what stands on `base`, a zoo name: a LoRA in PEFT's format, or a reward model."""
+    from labs.models.lora import save_lora
+    from labs.models.scalar_head import RewardModel
+
+    if isinstance(model, RewardModel):
+        model.vlm.half()  # the head stays in float32: it is small, and rewards lie close together
+        model.base_model = base
+        model.save(folder)
+    else:
+        save_lora(model.half(), folder, base)
 
 
 def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, dict]]:
@@ -136,6 +187,8 @@ def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, 
     from labs.suites import QUESTIONS, TEXT_ONLY, evaluate
     from labs.suites.retrieval import retrieval_scores
 
+    if name == "tiny-rm":
+        return pair_accuracy(name, questions, show)
     if name == "tiny-clip":
         model, processor = load_clip(name)
         return {"en": retrieval_scores(model, processor, n=questions)}
@@ -155,7 +208,7 @@ def score(name: str, questions: int, show: bool = False) -> dict[str, dict[str, 
     return scores
 
 
-def build_all(names=NAMES) -> None:
+def build_all(names=(*NAMES, *REWARD)) -> None:
     """Every model, two at a time where they do not need each other.
 
     The shipped tokenizer stays, as a vocabulary does once models have been trained with it: what
@@ -179,7 +232,7 @@ def build_all(names=NAMES) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all without")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PLANS)}; all that ship without")
     parser.add_argument("--only", choices=("train", "score"), help="half of the work (one name)")
     parser.add_argument("--questions", type=int, default=2000, help="held-out questions a type")
     arguments = parser.parse_args()
@@ -192,7 +245,7 @@ def main() -> None:
     elif len(arguments.names) == 1:
         build(arguments.names[0], arguments.questions)
     else:
-        build_all(arguments.names or NAMES)
+        build_all(arguments.names or (*NAMES, *REWARD))
 
 
 if __name__ == "__main__":

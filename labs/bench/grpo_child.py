@@ -1,0 +1,401 @@
+"""One child of `labs bench grpo`: GRPO by our trainer or by TRL's, stopping at the end of each turn.
+
+Both log after every step, and that log is where a child waits: what a turn's clock covers is whole
+steps, each with its reading of images, rollout, scoring, update and log. Before that each puts the
+same given answers through its own code, and writes what came out to a file.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from labs.bench.children import Turns
+from labs.bench.memory import peak, reset_peak
+
+
+class Clock:
+    """Counts steps; every `steps` of them it reports a turn and waits for the next."""
+
+    def __init__(self, turns: Turns, settings: dict, level: int):
+        self.turns, self.steps, self.level = turns, settings["steps"], level
+        self.completions = self.steps * settings["prompts"] * settings["generations"]
+
+    def start(self) -> None:
+        self.turns.wait()
+        self.logged: list[dict] = []
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def step(self, logged: dict) -> None:
+        """Called by the trainer's own log after each step, with what both log, under our names."""
+        self.logged.append(logged)
+        if len(self.logged) < self.steps:
+            return
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        self.turns.report(
+            {
+                "seconds_per_completion": wall / self.completions,
+                "cpu_seconds_per_completion": cpu / self.completions,
+                "peak_mb": (peak() - self.level) / 2**20,
+                "logged": {
+                    name: sum(entry[name] for entry in self.logged) / self.steps
+                    for name in self.logged[0]
+                },
+            }
+        )
+        self.start()
+
+
+class Prompts:
+    """The rows as our prompts; pictures are read when a prompt is asked for, as `datasets` does."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int):
+        from PIL import Image
+
+        from labs.models import user_message
+        from labs.train.policy.prompts import Prompt
+
+        row = self.rows[index]
+        with Image.open(row["image"]) as image:
+            image.load()
+        message = user_message(row["question"], images=1)
+        return Prompt(row["id"], (message,), (image,), row["task"], row["answer"])
+
+
+def ours(settings: dict) -> None:
+    """labs.train.policy's trainer, with our LoRA."""
+    import accelerate  # noqa: F401  what the trainer imports when it is built, imported before the level
+    import transformers.optimization
+    import transformers.trainer_utils  # noqa: F401
+
+    from labs.bench import grpo_models as shared
+    from labs.train import TrainConfig
+    from labs.train.config import LoraSettings
+    from labs.train.policy.config import PolicyConfig
+    from labs.train.policy.trainer import PolicyTrainer
+
+    def f1(prompts, completions):
+        return [
+            shared.score(said.text, prompt.answer)
+            for prompt, said in zip(prompts, completions, strict=True)
+        ]
+
+    turns, level = Turns(), reset_peak()
+    model, processor = shared.start(settings["model"])
+    rows = shared.read_prompts(settings["data"])
+    trainer = PolicyTrainer(
+        model,
+        processor,
+        Prompts(rows),
+        f1,
+        TrainConfig(
+            seed=0,
+            max_steps=settings["max_steps"],
+            per_device_train_batch_size=settings["micro_batch"],
+            shuffle=False,
+            method="lora",
+            lora=LoraSettings(r=shared.RANK, alpha=shared.ALPHA),
+            logging_steps=1,
+            progress=False,
+            report_to="none",
+            save_final=False,
+            **settings["optimizer"],
+        ),
+        PolicyConfig(
+            algorithm="grpo",
+            prompts_per_step=settings["prompts"],
+            num_generations=settings["generations"],
+            max_new_tokens=settings["max_new_tokens"],
+            temperature=settings["grpo"]["temperature"],
+            kl_coef=settings["grpo"]["beta"],
+            kl_kind="k3",
+            kl_in="loss",
+            clip=settings["grpo"]["epsilon"],
+            scale_rewards=settings["grpo"]["scale_rewards"],
+            aggregate="token",  # TRL's loss_type "dapo"
+        ),
+        on_log=lambda entry: clock.step({name: entry[name] for name in TRL_NAMES}),
+    )
+    shared.fill_adapter(model)
+    setup = identity(model) | {"check": check_ours(trainer, rows, settings)}
+    clock = Clock(turns, settings, level)
+    turns.ready(setup)
+    clock.start()
+    trainer.train()
+
+
+def check_ours(trainer, rows: list[dict], settings: dict) -> str:
+    """Our numbers for the given answers: the rollout is replaced, all that follows is the trainer's."""
+    import torch
+
+    from labs.bench import grpo_models as shared
+    from labs.models.generation import encode_prompts, render_prompt
+    from labs.models.rollout import Rollout
+    from labs.train.policy.completion import Completion
+    from labs.train.policy.score import score
+    from labs.train.policy.update import Sums
+
+    processor, policy = trainer.processor, trainer.policy
+    prompts = [trainer.train_dataset[i] for i in range(settings["prompts"])]
+    asked = [prompt for prompt in prompts for _ in range(policy.num_generations)]
+    given = shared.given_completions(
+        processor.tokenizer, rows[: len(prompts)], policy.num_generations, policy.max_new_tokens
+    )
+    encoded = encode_prompts(
+        processor, [render_prompt(processor, p.messages) for p in prompts], [p.images for p in prompts]
+    )
+    ids = torch.full((len(given), max(map(len, given))), processor.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, answer in enumerate(given):
+        ids[row, : len(answer)], mask[row, : len(answer)] = torch.tensor(answer), 1
+    finished = [answer[-1] == processor.tokenizer.eos_token_id for answer in given]
+    rollout = Rollout(
+        prompt_ids=encoded["input_ids"],
+        prompt_mask=encoded["attention_mask"],
+        ids=ids,
+        mask=mask,
+        logprobs=torch.zeros(ids.shape),
+        finished=torch.tensor(finished),
+        texts=processor.tokenizer.batch_decode(given, skip_special_tokens=True),
+        images={"pixel_values": encoded["pixel_values"]},
+    )
+    completions = [
+        Completion(text, len(answer), done)
+        for text, answer, done in zip(rollout.texts, given, finished, strict=True)
+    ]
+    scored = score(trainer.reward, asked, completions, policy)
+    experience, _ = trainer._experience(prompts, rollout, scored)
+    logprobs, _ = trainer._pass(experience.rows, experience.pictures)
+    sums = Sums()
+    trainer._minibatch(experience, torch.arange(len(given)), sums)
+    return write_check(
+        settings,
+        trainer.model,
+        {
+            "prompts": rollout.prompt_ids.masked_fill(rollout.prompt_mask == 0, -1)[
+                experience.rows.prompt
+            ],
+            "completions": ids.masked_fill(mask == 0, -1),
+            "logprobs": logprobs,
+            "reference_logprobs": experience.reference,
+            "advantages": experience.targets.advantages,
+            "loss": torch.tensor(sums.means()["loss"]),
+        },
+    )
+
+
+def trl(settings: dict) -> None:
+    """TRL's GRPOTrainer on a `datasets` data set of the same prompts, with PEFT's LoRA."""
+    import datasets
+    import torch
+    import transformers
+    from peft import LoraConfig
+    from trl import GRPOConfig, GRPOTrainer
+
+    from labs.bench import grpo_models as shared
+
+    class Report(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **named):
+            if "loss" in logs:
+                clock.step({ours: logs[theirs] for ours, theirs in TRL_NAMES.items()})
+
+    def f1(completions, answer, **named):
+        return [
+            shared.score(said[0]["content"], right)
+            for said, right in zip(completions, answer, strict=True)
+        ]
+
+    turns, level = Turns(), reset_peak()
+    model, processor = shared.start(settings["model"])
+    rows = shared.read_prompts(settings["data"])
+    dataset = datasets.Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": row["question"]}],
+                "image": row["image"],
+                "answer": row["answer"],
+            }
+            for row in rows
+        ]
+    ).cast_column("image", datasets.Image())
+    # As it comes: recomputed activations, and the KL's gradient corrected for stale samples.
+    defaults = settings["way"] == "trl as it comes"
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            seed=0,
+            max_steps=settings["max_steps"],
+            per_device_train_batch_size=settings["micro_batch"],
+            gradient_accumulation_steps=settings["prompts"]
+            * settings["generations"]
+            // settings["micro_batch"],
+            num_generations=settings["generations"],
+            max_completion_length=settings["max_new_tokens"],
+            shuffle_dataset=False,
+            logging_steps=1,
+            disable_tqdm=True,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=defaults,
+            use_bias_correction_kl=defaults,
+            **settings["grpo"],
+            **settings["optimizer"],
+        )
+        trainer = GRPOTrainer(
+            model,
+            f1,
+            config,
+            train_dataset=dataset,
+            processing_class=processor,
+            callbacks=[Report()],
+            peft_config=LoraConfig(
+                r=shared.RANK,
+                lora_alpha=shared.ALPHA,
+                lora_dropout=0.0,
+                target_modules=shared.adapted_layers(model),
+            ),
+        )
+        # Its log is printed with every step; printing is not what is measured.
+        trainer.remove_callback(transformers.PrinterCallback)
+        shared.fill_adapter(trainer.model)
+        setup = identity(trainer.model) | {"check": check_trl(trainer, dataset, rows, settings)}
+        clock = Clock(turns, settings, level)
+        turns.ready(setup)
+        clock.start()
+        trainer.train()
+
+
+# What both log at every step: our name -> TRL's.
+TRL_NAMES = {
+    "loss": "loss",
+    "reward": "reward",
+    "kl_loss": "kl",
+    "entropy": "entropy",
+    "clip_fraction": "clip_ratio/region_mean",
+    "response_length": "completions/mean_length",
+    "no_signal": "frac_reward_zero_std",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+}
+
+
+def check_trl(trainer, dataset, rows: list[dict], settings: dict) -> str:
+    """TRL's own numbers for given answers: its rollout is replaced, all that follows is its own."""
+    import torch
+
+    from labs.bench import grpo_models as shared
+
+    tokenizer, prompts = trainer.processing_class.tokenizer, settings["prompts"]
+    given = shared.given_completions(
+        tokenizer, rows[:prompts], settings["generations"], settings["max_new_tokens"]
+    )
+    asked = [dataset[i] for i in range(prompts) for _ in range(settings["generations"])]
+
+    def generate(prompt_ids, images, multimodal_fields, num_generations, **named):
+        return given, None
+
+    trainer._generate_single_turn = generate
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    batch = trainer._generate_and_score_completions(asked)
+    del trainer._generate_single_turn
+    steps = trainer.args.steps_per_generation
+    names = [name for name in batch if isinstance(batch[name], torch.Tensor) and batch[name].dim()]
+    logprobs, loss = [], 0.0
+    for part in range(steps):
+        size = settings["micro_batch"]
+        rows_of = slice(part * size, (part + 1) * size)
+        inputs = {name: batch[name][rows_of] for name in names}
+        inputs["num_images"] = batch["num_images"][rows_of]
+        inputs["num_items_in_batch"] = batch["num_items_in_batch"]
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        with torch.no_grad():
+            logprobs.append(
+                trainer._get_per_token_logps_and_entropies(
+                    trainer.model,
+                    ids,
+                    mask,
+                    inputs["completion_ids"].shape[1],
+                    pixel_values=inputs["pixel_values"],
+                    num_images=inputs["num_images"],
+                )[0]
+            )
+        part_loss = trainer._compute_loss(trainer.model, inputs)
+        part_loss.backward()
+        loss += part_loss.item()
+    trainer._metrics["train"].clear()
+    return write_check(
+        settings,
+        trainer.model,
+        {
+            "prompts": batch["prompt_ids"].masked_fill(batch["prompt_mask"] == 0, -1),
+            "completions": batch["completion_ids"].masked_fill(batch["completion_mask"] == 0, -1),
+            "logprobs": torch.cat(logprobs) * batch["completion_mask"],
+            "reference_logprobs": batch["ref_per_token_logps"] * batch["completion_mask"],
+            "advantages": batch["advantages"],
+            "loss": torch.tensor(loss),
+        },
+    )
+
+
+def write_check(settings: dict, model, tensors: dict) -> str:
+    """Write the tensors, and the gradient of the adapter, which is dropped; the file's name."""
+    import torch
+    from safetensors.torch import save_file
+
+    from labs.bench.grpo_models import lora_tensors
+
+    gradients = [p.grad.flatten() for p in lora_tensors(model).values()]
+    tensors |= {"gradient": torch.cat(gradients)}
+    model.zero_grad(set_to_none=True)
+    path = Path(settings["folder"]) / f"{settings['way']}.safetensors"
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    return str(path)
+
+
+def identity(model) -> dict:
+    """Hashes of the frozen weights and of the adapter, whichever library's wrapper they are in."""
+    from labs.bench.grpo_models import lora_tensors
+
+    frozen = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            name = name.removeprefix("base_model.model.")
+            frozen[name.replace(".base_layer.", ".").replace(".base.", ".")] = parameter
+    adapter = lora_tensors(model)
+    return {
+        "weights": _hash(frozen),
+        "adapter": _hash(adapter),
+        "parameters": sum(p.numel() for p in frozen.values()),
+        "trained": sum(p.numel() for p in adapter.values()),
+    }
+
+
+def _hash(tensors: dict) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    settings = json.loads(sys.argv[1])
+    (ours if settings["way"] == "labs" else trl)(settings)
+
+
+if __name__ == "__main__":
+    main()
