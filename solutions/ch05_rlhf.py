@@ -3,8 +3,6 @@
 The one source of the chapter's exercises: labs/grading/__init__.py says how it is written.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -25,7 +23,7 @@ from labs.grading import exercise
     hints=(
         "Bradley-Terry: the chance that the chosen answer wins is the sigmoid of a difference. Of "
         "which one, and where does a margin make that harder?",
-        "`log(sigmoid(x))` is minus infinity as soon as `sigmoid(x)` underflows, near x = -104. "
+        "`log(sigmoid(x))` is minus infinity as soon as `sigmoid(x)` underflows, near x = -89. "
         "PyTorch has one function for both.",
         "`gap = chosen - rejected - margin`, then `-F.logsigmoid(gap).mean()`, and "
         "`centring * (chosen + rejected).square().mean()` on top.",
@@ -218,8 +216,9 @@ def last_token_reward(
     - `head`: `[width]`, the weight $w$ of the reward head, without a bias.
 
     Returns rewards `[batch]`. Only the last token has read the whole answer: one token earlier and
-    the reward does not know how it ends; one later and it is the reward of padding, which is the
-    same number for every answer of one length and trains a reward model that measures length.
+    the reward does not know how it ends; one later, or in the last column, it is read off a padding
+    token, at a position that depends on the longest answer in the batch: the same answer then scores
+    differently in another batch.
     Graded: the values under every kind of padding, a row without padding, a masked place inside;
     the gradients into `hidden` and `head`; that padding does not matter, whatever stands in it.
     """
@@ -322,8 +321,8 @@ def predicts_the_last_token(hidden, attention_mask, head):
 
 
 @last_token_reward.mistake(
-    "One token too late: the column after the last token is padding, and says the same for every "
-    "answer of that length."
+    "One token too late: the column after the last token is padding, and its state is not that of the "
+    "answer. (Where a row has no padding behind it, this happens to read the right one.)"
 )
 def one_too_late(hidden, attention_mask, head):
     columns = torch.arange(attention_mask.shape[1])
@@ -1372,3 +1371,796 @@ def always_standardised(rewards, group_size, kind="grpo"):
             centred = centred * (group_size / (group_size - 1))
         pieces.append(centred / (group.std() + 1e-4))
     return torch.cat(pieces)
+
+
+# -- hacked ------------------------------------------------------------------------------------
+
+
+def run_rlhf(
+    scores: Float[Tensor, "pictures captions"],
+    lengths: Float[Tensor, " captions"],
+    start: Float[Tensor, "pictures captions"],
+    pair_scores: Float[Tensor, "pairs 2"],
+    pair_lengths: Float[Tensor, "pairs 2"],
+    steps: int = 80,
+    learning_rate: float = 0.1,
+    kl_coef: float = 0.0,
+) -> dict[str, Tensor]:
+    """Train a captioner on the scores of a reward model, without sampling noise: the policy is a
+    table of log-probabilities of all captions of each picture, and every step is the exact
+    policy-gradient step (the natural one, so it adds the reward to the logits).
+
+    `scores`: the reward model's score of each caption; `lengths`: its words; `start`: its
+    log-probability after supervised fine-tuning. `pair_scores`, `pair_lengths`: a test of the
+    reward model, captions as they are (column 0) and with words of filler added (column 1), which
+    say the same. The patch may use all of it; the oracle's judgement is for the diary only.
+
+    Returns "policy" [steps + 1, pictures, captions], the probabilities before every step and at the
+    end, and "reward" [steps + 1], the mean of what the policy is paid.
+    """
+    reward = scores
+    logits, policy, paid = start, [], []
+    for step in range(steps + 1):
+        probabilities = logits.softmax(-1)
+        policy.append(probabilities)
+        paid.append((probabilities * reward).sum(-1).mean())
+        if step < steps:
+            pull = kl_coef * start  # towards the start: with kl_coef = 0 there is none
+            logits = (logits + learning_rate * (reward + pull)) / (1 + learning_rate * kl_coef)
+    return {"policy": torch.stack(policy), "reward": torch.stack(paid)}
+
+
+HACKED_LOG = """
+step  reward  oracle  words  not there    kl
+   0    4.07    1.07  11.41       0.39  0.00
+  10    6.69    1.79  18.73       0.58  1.21
+  20    8.22    1.63  24.20       0.86  3.42
+  30    8.86    1.11  27.33       1.25  4.98
+  40    9.17    0.48  29.49       1.68  6.03
+  50    9.35   -0.07  31.11       2.05  6.83
+  60    9.46   -0.48  32.24       2.32  7.44
+  70    9.53   -0.74  32.97       2.50  7.88
+  80    9.57   -0.91  33.41       2.60  8.17
+pairs    31 captions, and the same with 3, 6 or 9 words of filler: the oracle sees no difference,
+         the reward model gives 0.30 more for each of those words
+control  a reward model that gives nothing for a word: reward 0.65 -> 1.73, oracle 1.07 -> 2.80
+"""
+
+
+@exercise(
+    kind="debug",
+    points=15,
+    difficulty="challenge",
+    minutes=40,
+    section="Reward hacking",
+    forbid=("trl",),
+    diagnoses={
+        "length_bias": "the reward model pays for words, and the policy has found out",
+        "step_too_large": "the steps are so large that the policy jumps past what it should learn",
+        "no_signal": "the rewards do not tell the captions apart, so nothing is learnt",
+        "kl_too_strong": "the KL term holds the policy at its start",
+        "start_too_narrow": "the policy never says a good caption, so none can be reinforced",
+    },
+    log=HACKED_LOG,
+    broken=run_rlhf,
+    hints=(
+        "Read the column of the reward and that of the oracle side by side. What else grows in the "
+        "lines after they part, and what does the line about pairs say about it?",
+        "A KL term makes the same road longer; it does not make it another road. What does the reward "
+        "model pay for one word that says nothing, and can you measure that before training?",
+        "Both captions of a pair say the same, so `d = pair_scores[:, 1] - pair_scores[:, 0]` is paid "
+        "for `w = pair_lengths[:, 1] - pair_lengths[:, 0]` words alone: `slope = (d * w).sum() / "
+        "(w * w).sum()`, and the reward is `scores - slope * lengths`.",
+    ),
+)
+def hacked() -> dict:
+    r"""A run whose reward rises and whose captions get worse: find out why, when, and mend it.
+
+    The diary below is of a captioner trained on a reward model. Its *reward* column is what the
+    model was paid, the *oracle* column what the captions are worth (a thing that is there counts 1,
+    a thing that is not there -1.5; the run never sees it). Reward hacking is when the two part.
+
+    Return `{"diagnosis": ..., "evidence": ..., "patch": ...}`:
+
+    - a key of the list;
+    - the line of the diary where they part, by this rule: **the first line whose reward is higher
+      and whose oracle is lower than in the line before**;
+    - a function with the parameters and the result of `run_rlhf`, in which the cause is gone. It
+      may use every argument, and must mend a reward model that it has not seen, whatever that one's
+      fault is worth and whichever way it points. "reward" is not graded, it is for the diary.
+
+    Graded, on runs of the patch: in the failing run the captions get better, and name *fewer* things
+    that are not there than at the start; the final policy is the one that the same reward model
+    without its fault would have given; a healthy reward model gives the policy that it gave before,
+    with and without a KL term; another faulty one is mended too.
+    """
+
+    # --- answer
+    def patched(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        paid = pair_scores[:, 1] - pair_scores[:, 0]
+        words = pair_lengths[:, 1] - pair_lengths[:, 0]
+        slope = (paid * words).sum() / words.square().sum()
+        mended = scores - slope * lengths
+        return run_rlhf(
+            mended, lengths, start, pair_scores, pair_lengths, steps, learning_rate, kl_coef
+        )
+
+    lines = [line for line in HACKED_LOG.splitlines() if line[:4].strip().isdigit()]
+    diary = [[float(x) for x in line.split()] for line in lines]
+    line = next(
+        line
+        for line, now, before in zip(lines[1:], diary[1:], diary, strict=False)
+        if now[1] > before[1] and now[2] < before[2]
+    )
+    return {"diagnosis": "length_bias", "evidence": line, "patch": patched}
+    # --- end
+
+
+PARTING = "20    8.22    1.63  24.20       0.86  3.42"
+
+
+def trained_on(change, diagnosis="length_bias", evidence=PARTING):
+    """A whole answer whose patch changes the arguments of `run_rlhf`; it is no answer by itself."""
+
+    def patch(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        given = {
+            "scores": scores,
+            "lengths": lengths,
+            "start": start,
+            "pair_scores": pair_scores,
+            "pair_lengths": pair_lengths,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "kl_coef": kl_coef,
+        }
+        return run_rlhf(**(given | change(given)))
+
+    return {"diagnosis": diagnosis, "evidence": evidence, "patch": patch}
+
+
+def own_loop(reward_of, rate_of=None):
+    """A whole answer with a training loop of its own; it is no answer by itself."""
+
+    def patch(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        reward = reward_of(scores, lengths, start, pair_scores, pair_lengths)
+        rate = learning_rate if rate_of is None else rate_of(learning_rate)
+        logp, history, paid = start, [start.softmax(-1)], []
+        for _ in range(steps):
+            paid.append((history[-1] * reward).sum(-1).mean())
+            to_start = kl_coef * (logp - start)
+            logp = (logp + rate / (1 + rate * kl_coef) * (reward - to_start)).log_softmax(-1)
+            history.append(logp.exp())
+        paid.append((history[-1] * reward).sum(-1).mean())
+        return {"policy": torch.stack(history), "reward": torch.stack(paid)}
+
+    return {"diagnosis": "length_bias", "evidence": PARTING, "patch": patch}
+
+
+@hacked.alternative
+def ratio_of_sums():
+    def change(given):
+        paid = given["pair_scores"][:, 1].sum() - given["pair_scores"][:, 0].sum()
+        words = given["pair_lengths"][:, 1].sum() - given["pair_lengths"][:, 0].sum()
+        middle = given["lengths"].mean()
+        return {"scores": given["scores"] - paid / words * (given["lengths"] - middle)}
+
+    return trained_on(change)
+
+
+@hacked.alternative
+def median_price_of_a_word():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        prices = pair_scores.diff(dim=1) / pair_lengths.diff(dim=1)
+        return scores - prices.median() * lengths
+
+    return own_loop(reward_of)
+
+
+@hacked.mistake(
+    "That is the line where the oracle has fallen below the start. The two have parted long before: by "
+    "the rule, at the first line whose reward is higher and whose oracle is lower than just before."
+)
+def worse_than_the_start():
+    line = "40    9.17    0.48  29.49       1.68  6.03"
+    return ratio_of_sums() | {"evidence": line}
+
+
+@worse_than_the_start.again
+def below_where_it_began():
+    lines = [text.strip() for text in HACKED_LOG.splitlines()]
+    rows = [text for text in lines if text and text[0].isdigit()]
+    began = float(rows[0].split()[2])
+    late = [text for text in rows if float(text.split()[2]) < began]
+    return {**median_price_of_a_word(), "evidence": late[0]}
+
+
+@hacked.mistake(
+    "The reward is 0 for every caption: nothing is learnt at all, which hides the fault together with "
+    "the training."
+)
+def paid_nothing():
+    return trained_on(lambda given: {"scores": torch.zeros_like(given["scores"])})
+
+
+@paid_nothing.again
+def reward_wiped_out():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        return scores * 0.0
+
+    return own_loop(reward_of)
+
+
+@hacked.mistake(
+    "The learning rate is 0: a policy that does not move cannot be hacked, and cannot learn either."
+)
+def rate_of_zero():
+    return trained_on(lambda given: {"learning_rate": 0.0})
+
+
+@rate_of_zero.again
+def frozen_policy():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        return scores
+
+    return own_loop(reward_of, rate_of=lambda rate: 0)
+
+
+@hacked.mistake(
+    "The KL term is so strong that the policy stays where it started: the fault is hidden, and so is "
+    "everything that the reward model knows."
+)
+def kl_without_end():
+    return trained_on(lambda given: {"kl_coef": 1000.0})
+
+
+@kl_without_end.again
+def chained_to_the_start():
+    def patch(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        beta, eta = 1e3, learning_rate
+        x, seen, paid = start.clone(), [], []
+        for _ in range(steps + 1):
+            seen.append(torch.exp(x - x.logsumexp(-1, keepdim=True)))
+            paid.append((seen[-1] * scores).sum(-1).mean())
+            x = (x + eta * (scores + beta * start)) / (1.0 + eta * beta)
+        return {"policy": torch.stack(seen), "reward": torch.stack(paid)}
+
+    return {"diagnosis": "length_bias", "evidence": PARTING, "patch": patch}
+
+
+@hacked.mistake(
+    "A KL term of 0.1 makes the same road a little longer: after enough steps the captions are as long "
+    "and as wrong. The reward model still pays for words, and a healthy run is held back now too."
+)
+def kl_added():
+    return trained_on(lambda given: {"kl_coef": given["kl_coef"] + 0.1})
+
+
+@kl_added.again
+def a_tenth_of_kl():
+    def patch(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        kl_coef = kl_coef + 0.1
+        kept = 1 / (1 + learning_rate * kl_coef)
+        moved, seen, paid = torch.zeros_like(start), [], []
+        for _ in range(steps + 1):
+            p = torch.softmax(start + moved, dim=-1)
+            seen.append(p)
+            paid.append((p * scores).sum() / len(p))
+            moved = kept * (moved + learning_rate * scores)
+        return {"policy": torch.stack(seen), "reward": torch.stack(paid)}
+
+    return {"diagnosis": "length_bias", "evidence": PARTING, "patch": patch}
+
+
+def stays_after(patch, step):
+    """The run's result with the policy of `step` kept from there on; it is no answer."""
+
+    def stopped(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        found = patch(
+            scores, lengths, start, pair_scores, pair_lengths, steps, learning_rate, kl_coef
+        )
+        kept = [min(step, i) for i in range(steps + 1)]
+        return {name: part[kept] for name, part in found.items()}
+
+    return stopped
+
+
+@hacked.mistake(
+    "The run is stopped where the two part. By then the policy has already learnt to be paid for words: "
+    "it names more things that are not there than at the start, and a healthy run is cut short."
+)
+def stopped_early():
+    patch = stays_after(run_rlhf, 10)
+    return {"diagnosis": "length_bias", "evidence": PARTING, "patch": patch}
+
+
+@stopped_early.again
+def ten_steps_and_no_more():
+    def patch(
+        scores,
+        lengths,
+        start,
+        pair_scores,
+        pair_lengths,
+        steps=80,
+        learning_rate=0.1,
+        kl_coef=0.0,
+    ):
+        n = min(steps, 10)
+        short = run_rlhf(
+            scores,
+            lengths,
+            start,
+            pair_scores,
+            pair_lengths,
+            steps=n,
+            learning_rate=learning_rate,
+            kl_coef=kl_coef,
+        )
+        rest = steps - n
+        policy = torch.cat([short["policy"], short["policy"][-1:].expand(rest, -1, -1)])
+        reward = torch.cat([short["reward"], short["reward"][-1:].expand(rest)])
+        return {"policy": policy, "reward": reward}
+
+    return {"diagnosis": "length_bias", "evidence": PARTING, "patch": patch}
+
+
+@hacked.mistake(
+    "The price of a word is copied from the log: that mends this reward model and spoils every other "
+    "one. A healthy reward model has no such price. Measure it on the pairs."
+)
+def price_from_the_log():
+    return trained_on(lambda given: {"scores": given["scores"] - 0.3 * given["lengths"]})
+
+
+@price_from_the_log.again
+def fixed_length_penalty():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        penalty = torch.full_like(scores, 0.3) * lengths
+        return scores - penalty
+
+    return own_loop(reward_of)
+
+
+@hacked.mistake(
+    "The score is divided by the length. That is a new fault: what a caption says well is worth less "
+    "the more it says, and a bad long caption is forgiven."
+)
+def score_a_word():
+    return trained_on(lambda given: {"scores": given["scores"] / given["lengths"]})
+
+
+@score_a_word.again
+def length_normalised():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        per_word = torch.empty_like(scores)
+        for i, n in enumerate(lengths.tolist()):
+            per_word[:, i] = scores[:, i] / n
+        return per_word
+
+    return own_loop(reward_of)
+
+
+@hacked.mistake(
+    "The price of a word is estimated from the policy's own captions. Among those, longer ones also "
+    "name more of what is there, so merit is taken for bias and a healthy reward model is spoilt. Two "
+    "captions that say the same tell the two apart."
+)
+def slope_of_all_captions():
+    def change(given):
+        scores, lengths, p = given["scores"], given["lengths"], given["start"].exp()
+        away = lengths - (p * lengths).sum(-1, keepdim=True)
+        slope = (p * away * scores).sum() / (p * away.square()).sum()
+        return {"scores": scores - slope * lengths}
+
+    return trained_on(change)
+
+
+@slope_of_all_captions.again
+def regression_on_the_policys_captions():
+    def reward_of(scores, lengths, start, pair_scores, pair_lengths):
+        covariance = variance = 0.0
+        for row, logp in zip(scores.double(), start.double(), strict=True):
+            p, words = logp.exp(), lengths.double()
+            off = words - p @ words
+            covariance += p @ (off * (row - p @ row))
+            variance += p @ off**2
+        return scores - float(covariance / variance) * lengths
+
+    return own_loop(reward_of)
+
+
+# -- masked ------------------------------------------------------------------------------------
+
+
+def tokens_to_train(
+    input_ids: Int[Tensor, "batch tokens"],
+    attention_mask: Int[Tensor, "batch tokens"],
+    prompt_tokens: int,
+    image: int,
+) -> Bool[Tensor, "batch places"]:
+    """At which places of `[batch, tokens - 1]` the policy loss and the KL are taken.
+
+    Place t belongs to the logits at t, which predict the token at t + 1: it is that token's
+    log-probability that stands there. A row is a prompt, padded on the left to `prompt_tokens`
+    columns, and behind it an answer, padded on the right. `attention_mask` is 1 at every token that
+    is not padding, the end token of an answer too; `image` is the id of an image placeholder.
+    """
+    return attention_mask[:, 1:].bool()
+
+
+MASKED_LOG = """
+rollout  5 prompts of [19, 49, 53, 53, 96] tokens, padded on the left to 96; no, one or two images
+         21 tokens sampled, log p -0.20 a token under the policy that sampled them
+trainer  mask [5, 108], True at 290 places, 180 of them in front of an image placeholder
+         log p -11.04 a place; kl to the reference before the first update 0.0000
+update   after one step on the answers: over the mask k2 0.0387, over the sampled tokens k2 0.436
+control  4 answers to a prompt of one token, no image: 30 tokens sampled, True at 30 places
+"""
+
+
+@exercise(
+    kind="debug",
+    points=15,
+    difficulty="challenge",
+    minutes=30,
+    section="What makes it unstable",
+    forbid=("trl", "transformers"),
+    diagnoses={
+        "prompt_in_mask": "the mask holds the prompt too, image placeholders included",
+        "padding_in_mask": "the mask holds padding",
+        "wrong_reference": "the reference is not the policy that the run started from",
+        "temperature": "the rollout and the trainer divide the logits by different temperatures",
+        "stale": "the old log-probabilities are those of an earlier policy",
+    },
+    log=MASKED_LOG,
+    broken=tokens_to_train,
+    hints=(
+        "How many tokens did the policy sample, and over how many places is the mean taken? What does "
+        "a language model say about the next token where that token is a placeholder for an image?",
+        "The policy chose the tokens of the answer and nothing else: not the image, not the question, "
+        "not the padding. In which column does the first token of every answer stand, and which logits "
+        "predict it?",
+        "`chosen = attention_mask.bool()`, a copy; `chosen[:, :prompt_tokens] = False`; then "
+        "`chosen[:, 1:]`, because place t is about the token at t + 1.",
+    ),
+)
+def masked() -> dict:
+    r"""A policy loss over tokens that nobody sampled: find the fault of the mask and mend it.
+
+    The log below is of the first updates of tiny-sft, on pictures and without. Everything that RL
+    computes on tokens (the ratio, the KL, the entropy, the mean's denominator) is about tokens that
+    the *policy* chose. `tokens_to_train` makes the mask.
+
+    Return `{"diagnosis": ..., "evidence": ..., "patch": ...}`: a key of the list, the line of the
+    log that only this cause explains, and a function with the parameters of `tokens_to_train` that
+    returns a Bool mask `[batch, tokens - 1]`, True exactly where the token at t + 1 was sampled: from
+    the first token of the answer up to and including its end token, or its last token where it was
+    cut. A policy may sample any token, an image placeholder too; that one counts.
+
+    Graded: a real batch of the tiny LLaVA with no, one and two images, and what KL and
+    log-probability become under the patched mask; answers that are cut, that are an end token alone
+    or missing altogether; a healthy batch (a prompt of one token, no image), which must stay as it
+    is; inputs unchanged.
+    """
+
+    # --- answer
+    def patched(input_ids, attention_mask, prompt_tokens, image):
+        chosen = attention_mask.bool()
+        columns = torch.arange(input_ids.shape[1])
+        return (chosen & (columns >= prompt_tokens))[:, 1:]
+
+    line = next(line for line in MASKED_LOG.splitlines() if "True at" in line and "mask" in line)
+    return {"diagnosis": "prompt_in_mask", "evidence": line, "patch": patched}
+    # --- end
+
+
+MASK_LINE = "mask [5, 108], True at 290 places, 180 of them in front of an image placeholder"
+
+
+def masks_with(patch, diagnosis="prompt_in_mask", evidence=MASK_LINE):
+    """A whole answer with this patch; it is no answer by itself."""
+    return {"diagnosis": diagnosis, "evidence": evidence, "patch": patch}
+
+
+@masked.alternative
+def answer_columns_only():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        before = attention_mask.new_zeros(len(attention_mask), prompt_tokens - 1)
+        return torch.cat([before, attention_mask[:, prompt_tokens:]], dim=1) == 1
+
+    return masks_with(patch)
+
+
+@masked.alternative
+def one_row_at_a_time():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = torch.zeros(input_ids.shape[0], input_ids.shape[1] - 1, dtype=torch.bool)
+        for row, real in zip(mask, attention_mask, strict=True):
+            sampled = int(real[prompt_tokens:].sum())
+            row[prompt_tokens - 1 : prompt_tokens - 1 + sampled] = True
+        return mask
+
+    return masks_with(patch)
+
+
+@masked.mistake(
+    "Only the image placeholders are taken out: the words of the question and the chat template are "
+    "still trained, and the policy sampled none of them. (And a placeholder that it did sample is lost.)"
+)
+def without_placeholders():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        real = attention_mask[:, 1:].bool()
+        return real & (input_ids[:, 1:] != image)
+
+    return masks_with(patch)
+
+
+@without_placeholders.again
+def images_filled_out():
+    def no_images(input_ids, attention_mask, prompt_tokens, image):
+        kept = attention_mask.masked_fill(input_ids.eq(image), 0)
+        return kept[:, 1:] > 0
+
+    return {"diagnosis": "prompt_in_mask", "evidence": MASK_LINE, "patch": no_images}
+
+
+@masked.mistake(
+    "Everything behind the last image placeholder is trained: the question, the template, and the whole "
+    "prompt where there is no image."
+)
+def after_the_last_image():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = attention_mask.bool()
+        for b, ids in enumerate(input_ids[:, :prompt_tokens].tolist()):
+            if image in ids:
+                last = prompt_tokens - 1 - ids[::-1].index(image)
+                mask[b, : last + 1] = False
+        return mask[:, 1:]
+
+    return masks_with(patch)
+
+
+@after_the_last_image.again
+def from_the_question_on():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        columns = torch.arange(input_ids.shape[1])
+        is_image = (input_ids == image) & (columns < prompt_tokens)
+        last = torch.where(is_image, columns, -1).amax(dim=1, keepdim=True)
+        return (attention_mask.gt(0) & (columns > last))[:, 1:]
+
+    return masks_with(patch)
+
+
+@masked.mistake(
+    "One place too late: the column of a token was taken for the place of its log-probability. The "
+    "first token of every answer is lost, and with it the whole of an answer that is one token long."
+)
+def first_token_lost():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = attention_mask[:, 1:].bool()
+        mask[:, :prompt_tokens] = False
+        return mask
+
+    return masks_with(patch)
+
+
+@first_token_lost.again
+def places_taken_for_columns():
+    def mask_of(input_ids, attention_mask, prompt_tokens, image):
+        places = torch.arange(attention_mask.shape[1] - 1)
+        return torch.logical_and(attention_mask[:, 1:] == 1, places >= prompt_tokens)
+
+    return {"diagnosis": "prompt_in_mask", "evidence": MASK_LINE, "patch": mask_of}
+
+
+@masked.mistake(
+    "The mask is not shifted: place t is taken for the token at t. Each answer's first token is lost, "
+    "and the place behind its end, which predicts padding, is trained."
+)
+def not_shifted():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        columns = torch.arange(input_ids.shape[1])
+        return (attention_mask.bool() & (columns >= prompt_tokens))[:, :-1]
+
+    return masks_with(patch)
+
+
+@not_shifted.again
+def answers_own_columns():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        m = torch.zeros_like(attention_mask, dtype=torch.bool)
+        m[:, prompt_tokens:] = attention_mask[:, prompt_tokens:] > 0
+        return m[:, : m.shape[1] - 1]
+
+    return masks_with(patch)
+
+
+@masked.mistake(
+    "The padding behind the answers is trained too: every place behind the prompt, whether or not there "
+    "is a token."
+)
+def padding_kept():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = torch.zeros_like(attention_mask[:, 1:], dtype=torch.bool)
+        mask[:, prompt_tokens - 1 :] = True
+        return mask
+
+    return masks_with(patch)
+
+
+@padding_kept.again
+def all_behind_the_prompt():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        batch, tokens = input_ids.shape
+        row = [t + 1 >= prompt_tokens for t in range(tokens - 1)]
+        return torch.tensor([row] * batch)
+
+    return masks_with(patch)
+
+
+@masked.mistake(
+    "The last token of each answer is left out. Mostly that is the end token, and a policy that is never "
+    "trained on it forgets to stop."
+)
+def end_left_out():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        columns = torch.arange(input_ids.shape[1])
+        chosen = attention_mask.bool() & (columns >= prompt_tokens)
+        last = chosen.sum(1, keepdim=True) + prompt_tokens - 1
+        return (chosen & (columns != last))[:, 1:]
+
+    return masks_with(patch)
+
+
+@end_left_out.again
+def up_to_the_end():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = torch.zeros(input_ids.shape[0], input_ids.shape[1] - 1, dtype=torch.bool)
+        for b in range(len(mask)):
+            n = int(attention_mask[b, prompt_tokens:].sum())
+            mask[b, prompt_tokens - 1 : prompt_tokens - 1 + max(n - 1, 0)] = True
+        return mask
+
+    return masks_with(patch)
+
+
+@masked.mistake(
+    "Rows with an image are skipped. The KL looks right again because the policy is no longer trained on "
+    "pictures: that hides the fault."
+)
+def pictures_skipped():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        columns = torch.arange(input_ids.shape[1])
+        chosen = attention_mask.bool() & (columns >= prompt_tokens)
+        blind = ~(input_ids[:, :prompt_tokens] == image).any(dim=1, keepdim=True)
+        return (chosen & blind)[:, 1:]
+
+    return masks_with(patch)
+
+
+@pictures_skipped.again
+def text_rows_only():
+    def patch(input_ids, attention_mask, prompt_tokens, image):
+        mask = torch.zeros_like(input_ids[:, 1:], dtype=torch.bool)
+        for b, row in enumerate(input_ids.tolist()):
+            if image in row[:prompt_tokens]:
+                continue
+            answer = attention_mask[b, prompt_tokens:].bool()
+            mask[b, prompt_tokens - 1 :] = answer
+        return mask
+
+    return masks_with(patch)
+
+
+# -- where_the_kl_goes -------------------------------------------------------------------------
+
+
+@exercise(
+    kind="explain",
+    difficulty="challenge",
+    minutes=20,
+    section="PPO",
+)
+def where_the_kl_goes():
+    """The KL to the reference can be taken off the reward, token by token, or added to the loss as
+    a term of its own; it can be estimated by k1, k2 or k3; or left away. Which would you choose for
+    your run, and what would you look at to know that the choice was wrong?
+
+    Work out first what the gradient of each estimator is on average, when it is a term of the loss
+    and the tokens were sampled from the policy itself. One of the three does nothing.
+    """
+    # --- answer
+    # Write d = log p - log q for policy p and reference q, and let the tokens come from p.
+    #
+    # **In the reward.** The reward of token t is minus beta times d_t, a number without a gradient.
+    # The policy gradient multiplies it (through the advantage) with the gradient of log p. On average
+    # that is the gradient of -KL(p || q): k1 belongs here, and it is what PPO in InstructGPT does.
+    # LLaVA-RLHF does it with beta = 0.1 and clamps d at 0 (`ppo_trainer.py`), which makes the
+    # penalty too large on average: the negative part would have cancelled. With GAE the price of a
+    # token reaches the tokens before it; with one advantage an answer (GRPO, RLOO) the sum of the
+    # answer's d is taken off its reward, and the baseline takes off what all answers have in common.
+    #
+    # **In the loss.** Now the estimator itself is differentiated, at tokens that are already sampled.
+    #
+    # - k1 = d: the gradient is that of log p. Its average under p is the gradient of the sum of p,
+    #   which is that of 1: zero. k1 as a loss is noise and holds nothing.
+    # - k2 = d^2 / 2: the gradient is d times that of log p. Its average is exactly the gradient of
+    #   KL(p || q), although k2's value is off. As a loss it does what k1 does in the reward.
+    # - k3 = q/p - 1 + d: the gradient is (1 - q/p) times that of log p. Its average is the gradient
+    #   of KL(q || p), the *other* direction: it pulls the policy to wherever the reference has mass,
+    #   and where p/q is small the factor q/p is huge. Its value is unbiased and never negative, which
+    #   makes it the one to *log*. DeepSeek's GRPO has k3 in the loss.
+    #
+    # All of this holds where the tokens come from the current policy. After the first minibatch they
+    # come from an older one, and the ratio has to multiply the estimate as well.
+    #
+    # **Or leave it away.** TRL's GRPO has beta = 0 by default and needs no reference model. With a
+    # checkable reward there is little to hack, and what holds the policy is the clip range and a
+    # small number of steps. With a learnt reward, or when other tasks must survive, that is a bet:
+    # in this chapter a run on existence questions without KL wipes out captions within 300 steps,
+    # and no column of the reward shows it.
+    #
+    # **A choice.** A learnt reward: k1 in the reward, 0.02 to 0.1, with the adapter switched off as
+    # the reference. A checkable one: none, or k2 in the loss at 0.001 to 0.01; log k3 either way.
+    # Adapters and a low rate are a leash of their own.
+    #
+    # **What would show it wrong.** Held-out tasks that are not rewarded fall while the reward rises
+    # (too little). The reward stands still and the KL with it (too much: halve it and see whether
+    # the reward moves). k1 and k3 disagree by more than their spread: a mask is wrong, the
+    # temperature differs between rollout and trainer, or the old log-probabilities are stale. And a
+    # KL that is not 0 at the first update means that the reference is not the start.
+    # --- end

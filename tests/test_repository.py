@@ -29,7 +29,7 @@ RANKS = (
 ONLY = {
     "doctors": {"formats"},
     "data": {"formats", "shapes"},
-    "train": {"data", "models", "losses", "evaluation"},
+    "train": {"data", "models", "losses", "evaluation", "shapes", "formats"},
     "suites": {"data", "models", "evaluation", "losses", "shapes", "formats"},
     "serving": {"models", "formats"},
 }

@@ -12,6 +12,83 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def run_rlhf(
+    scores: Float[Tensor, "pictures captions"],
+    lengths: Float[Tensor, " captions"],
+    start: Float[Tensor, "pictures captions"],
+    pair_scores: Float[Tensor, "pairs 2"],
+    pair_lengths: Float[Tensor, "pairs 2"],
+    steps: int = 80,
+    learning_rate: float = 0.1,
+    kl_coef: float = 0.0,
+) -> dict[str, Tensor]:
+    """Train a captioner on the scores of a reward model, without sampling noise: the policy is a
+    table of log-probabilities of all captions of each picture, and every step is the exact
+    policy-gradient step (the natural one, so it adds the reward to the logits).
+
+    `scores`: the reward model's score of each caption; `lengths`: its words; `start`: its
+    log-probability after supervised fine-tuning. `pair_scores`, `pair_lengths`: a test of the
+    reward model, captions as they are (column 0) and with words of filler added (column 1), which
+    say the same. The patch may use all of it; the oracle's judgement is for the diary only.
+
+    Returns "policy" [steps + 1, pictures, captions], the probabilities before every step and at the
+    end, and "reward" [steps + 1], the mean of what the policy is paid.
+    """
+    reward = scores
+    logits, policy, paid = start, [], []
+    for step in range(steps + 1):
+        probabilities = logits.softmax(-1)
+        policy.append(probabilities)
+        paid.append((probabilities * reward).sum(-1).mean())
+        if step < steps:
+            pull = kl_coef * start  # towards the start: with kl_coef = 0 there is none
+            logits = (logits + learning_rate * (reward + pull)) / (1 + learning_rate * kl_coef)
+    return {"policy": torch.stack(policy), "reward": torch.stack(paid)}
+
+
+HACKED_LOG = """
+step  reward  oracle  words  not there    kl
+   0    4.07    1.07  11.41       0.39  0.00
+  10    6.69    1.79  18.73       0.58  1.21
+  20    8.22    1.63  24.20       0.86  3.42
+  30    8.86    1.11  27.33       1.25  4.98
+  40    9.17    0.48  29.49       1.68  6.03
+  50    9.35   -0.07  31.11       2.05  6.83
+  60    9.46   -0.48  32.24       2.32  7.44
+  70    9.53   -0.74  32.97       2.50  7.88
+  80    9.57   -0.91  33.41       2.60  8.17
+pairs    31 captions, and the same with 3, 6 or 9 words of filler: the oracle sees no difference,
+         the reward model gives 0.30 more for each of those words
+control  a reward model that gives nothing for a word: reward 0.65 -> 1.73, oracle 1.07 -> 2.80
+"""
+
+
+def tokens_to_train(
+    input_ids: Int[Tensor, "batch tokens"],
+    attention_mask: Int[Tensor, "batch tokens"],
+    prompt_tokens: int,
+    image: int,
+) -> Bool[Tensor, "batch places"]:
+    """At which places of `[batch, tokens - 1]` the policy loss and the KL are taken.
+
+    Place t belongs to the logits at t, which predict the token at t + 1: it is that token's
+    log-probability that stands there. A row is a prompt, padded on the left to `prompt_tokens`
+    columns, and behind it an answer, padded on the right. `attention_mask` is 1 at every token that
+    is not padding, the end token of an answer too; `image` is the id of an image placeholder.
+    """
+    return attention_mask[:, 1:].bool()
+
+
+MASKED_LOG = """
+rollout  5 prompts of [19, 49, 53, 53, 96] tokens, padded on the left to 96; no, one or two images
+         21 tokens sampled, log p -0.20 a token under the policy that sampled them
+trainer  mask [5, 108], True at 290 places, 180 of them in front of an image placeholder
+         log p -11.04 a place; kl to the reference before the first update 0.0000
+update   after one step on the answers: over the mask k2 0.0387, over the sampled tokens k2 0.436
+control  4 answers to a prompt of one token, no image: 30 tokens sampled, True at 30 places
+"""
+
+
 def reward_loss(
     chosen: Float[Tensor, " pairs"],
     rejected: Float[Tensor, " pairs"],
@@ -53,8 +130,9 @@ def last_token_reward(
     - `head`: `[width]`, the weight $w$ of the reward head, without a bias.
 
     Returns rewards `[batch]`. Only the last token has read the whole answer: one token earlier and
-    the reward does not know how it ends; one later and it is the reward of padding, which is the
-    same number for every answer of one length and trains a reward model that measures length.
+    the reward does not know how it ends; one later, or in the last column, it is read off a padding
+    token, at a position that depends on the longest answer in the batch: the same answer then scores
+    differently in another batch.
     Graded: the values under every kind of padding, a row without padding, a masked place inside;
     the gradients into `hidden` and `head`; that padding does not matter, whatever stands in it.
     """
@@ -171,3 +249,95 @@ def group_advantages(
     sizes, scales and offsets; a group without a signal; that groups do not see each other.
     """
     raise NotImplementedError("group_advantages: not started")
+
+
+def hacked() -> dict:
+    r"""A run whose reward rises and whose captions get worse: find out why, when, and mend it.
+
+    The diary below is of a captioner trained on a reward model. Its *reward* column is what the
+    model was paid, the *oracle* column what the captions are worth (a thing that is there counts 1,
+    a thing that is not there -1.5; the run never sees it). Reward hacking is when the two part.
+
+    Return `{"diagnosis": ..., "evidence": ..., "patch": ...}`:
+
+    - a key of the list;
+    - the line of the diary where they part, by this rule: **the first line whose reward is higher
+      and whose oracle is lower than in the line before**;
+    - a function with the parameters and the result of `run_rlhf`, in which the cause is gone. It
+      may use every argument, and must mend a reward model that it has not seen, whatever that one's
+      fault is worth and whichever way it points. "reward" is not graded, it is for the diary.
+
+    Graded, on runs of the patch: in the failing run the captions get better, and name *fewer* things
+    that are not there than at the start; the final policy is the one that the same reward model
+    without its fault would have given; a healthy reward model gives the policy that it gave before,
+    with and without a KL term; another faulty one is mended too.
+
+    The log:
+
+    ```text
+    step  reward  oracle  words  not there    kl
+       0    4.07    1.07  11.41       0.39  0.00
+      10    6.69    1.79  18.73       0.58  1.21
+      20    8.22    1.63  24.20       0.86  3.42
+      30    8.86    1.11  27.33       1.25  4.98
+      40    9.17    0.48  29.49       1.68  6.03
+      50    9.35   -0.07  31.11       2.05  6.83
+      60    9.46   -0.48  32.24       2.32  7.44
+      70    9.53   -0.74  32.97       2.50  7.88
+      80    9.57   -0.91  33.41       2.60  8.17
+    pairs    31 captions, and the same with 3, 6 or 9 words of filler: the oracle sees no difference,
+             the reward model gives 0.30 more for each of those words
+    control  a reward model that gives nothing for a word: reward 0.65 -> 1.73, oracle 1.07 -> 2.80
+    ```
+
+    The diagnosis is one of:
+
+    - `"length_bias"`: the reward model pays for words, and the policy has found out
+    - `"step_too_large"`: the steps are so large that the policy jumps past what it should learn
+    - `"no_signal"`: the rewards do not tell the captions apart, so nothing is learnt
+    - `"kl_too_strong"`: the KL term holds the policy at its start
+    - `"start_too_narrow"`: the policy never says a good caption, so none can be reinforced
+    """
+
+    raise NotImplementedError("hacked: not started")
+
+
+def masked() -> dict:
+    r"""A policy loss over tokens that nobody sampled: find the fault of the mask and mend it.
+
+    The log below is of the first updates of tiny-sft, on pictures and without. Everything that RL
+    computes on tokens (the ratio, the KL, the entropy, the mean's denominator) is about tokens that
+    the *policy* chose. `tokens_to_train` makes the mask.
+
+    Return `{"diagnosis": ..., "evidence": ..., "patch": ...}`: a key of the list, the line of the
+    log that only this cause explains, and a function with the parameters of `tokens_to_train` that
+    returns a Bool mask `[batch, tokens - 1]`, True exactly where the token at t + 1 was sampled: from
+    the first token of the answer up to and including its end token, or its last token where it was
+    cut. A policy may sample any token, an image placeholder too; that one counts.
+
+    Graded: a real batch of the tiny LLaVA with no, one and two images, and what KL and
+    log-probability become under the patched mask; answers that are cut, that are an end token alone
+    or missing altogether; a healthy batch (a prompt of one token, no image), which must stay as it
+    is; inputs unchanged.
+
+    The log:
+
+    ```text
+    rollout  5 prompts of [19, 49, 53, 53, 96] tokens, padded on the left to 96; no, one or two images
+             21 tokens sampled, log p -0.20 a token under the policy that sampled them
+    trainer  mask [5, 108], True at 290 places, 180 of them in front of an image placeholder
+             log p -11.04 a place; kl to the reference before the first update 0.0000
+    update   after one step on the answers: over the mask k2 0.0387, over the sampled tokens k2 0.436
+    control  4 answers to a prompt of one token, no image: 30 tokens sampled, True at 30 places
+    ```
+
+    The diagnosis is one of:
+
+    - `"prompt_in_mask"`: the mask holds the prompt too, image placeholders included
+    - `"padding_in_mask"`: the mask holds padding
+    - `"wrong_reference"`: the reference is not the policy that the run started from
+    - `"temperature"`: the rollout and the trainer divide the logits by different temperatures
+    - `"stale"`: the old log-probabilities are those of an earlier policy
+    """
+
+    raise NotImplementedError("masked: not started")

@@ -1,11 +1,18 @@
 """The checks of chapter 5's exercises. Grade with `labs grade ch05`."""
 
+import copy
 import math
+import random
+import re
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from labs.grading import Check, case, inputs
+
+PARTING = "8.22    1.63"  # the line of step 20
+MASK_LINE = "True at 290 places, 180 of them"
 
 # -- reward_loss -------------------------------------------------------------------------------
 
@@ -264,9 +271,7 @@ def test_mean_kl(check: Check):
     one_by_one = [
         check.call(p[:1, t : t + 1], q[:1, t : t + 1], mask[:1, t : t + 1], "k3") for t in range(3)
     ]
-    check.holds(
-        "k3 is never negative.", all(bool(k >= 0) for k in one_by_one), got=f"{one_by_one}"
-    )
+    check.holds("k3 is never negative.", all(bool(k >= 0) for k in one_by_one), got=f"{one_by_one}")
 
 
 # -- group_advantages --------------------------------------------------------------------------
@@ -323,4 +328,325 @@ def test_group_advantages(check: Check):
         "The rewards of one group do not touch another's advantages.",
         check.call(shifted, 5, label="the first group 100 higher")[5:],
         against_the_others(mixed, 5)[5:],
+    )
+
+
+# -- hacked ------------------------------------------------------------------------------------
+
+# Every caption names some of 3 things that are there, up to 3 that are not, and has filler.
+THERE, NOT_THERE, FILLER = (
+    x.flatten().float() for x in torch.meshgrid(*[torch.arange(4)] * 3, indexing="ij")
+)
+WORDS = 2 + 4 * (THERE + NOT_THERE) + 3 * FILLER
+WORTH = THERE - 1.5 * NOT_THERE  # the oracle's judgement
+
+
+def reward_model(price, pictures=5, pairs=31, seed=61):
+    """What `run_rlhf` is given, for a reward model that pays `price` for a word; and the scores that
+    it would give without that fault. It sees worth with an error of its own, and filler not at all.
+    """
+    error = inputs.normal(pictures, 4, 4, seed=seed, scale=0.2)
+    honest = 0.6 * WORTH + error[:, THERE.long(), NOT_THERE.long()]
+    habit = torch.log(torch.tensor([0.10, 0.35, 0.35, 0.20]))[THERE.long()]
+    habit = habit + torch.log(torch.tensor([0.70, 0.22, 0.06, 0.02]))[NOT_THERE.long()]
+    habit = habit + torch.log(torch.tensor([0.70, 0.20, 0.07, 0.03]))[FILLER.long()]
+    start = habit + inputs.normal(pictures, 64, seed=seed + 1, scale=0.2)
+    plain = inputs.integers(pairs, below=30, start=5, seed=seed + 2).float()
+    longer = plain + 3 * inputs.integers(pairs, below=4, start=1, seed=seed + 3)
+    lengths = torch.stack([plain, longer], 1)
+    found = inputs.normal(pairs, 1, seed=seed + 4) + price * lengths
+    given = (honest + price * WORDS, WORDS, start.log_softmax(-1), found, lengths)
+    return given, honest
+
+
+FAULTY, HONEST = reward_model(0.3)
+HEALTHY, _ = reward_model(0.0)
+TERSE, TERSE_HONEST = reward_model(-0.12, pictures=3, pairs=17, seed=71)
+
+
+def without_steps(honest, start, steps, learning_rate=0.1, kl_coef=0.0):
+    """The policies in closed form: what each step adds is a geometric series."""
+    policies = []
+    for k in range(steps + 1):
+        times = k * learning_rate
+        if kl_coef:
+            times = (1 - (1 + learning_rate * kl_coef) ** -k) / kl_coef
+        weights = start.double().exp() * torch.exp(times * honest.double())
+        policies.append(weights / weights.sum(-1, keepdim=True))
+    return torch.stack(policies).float()
+
+
+def diary(given, policy):
+    """(reward, oracle, words, false things, kl) of each step, as the log has them."""
+    scores, lengths, start = given[:3]
+    kl = policy * (policy.clamp(min=1e-30).log() - start)
+    columns = [scores, WORTH, lengths, NOT_THERE]
+    found = [(policy * column).sum(-1).mean(-1) for column in columns]
+    return torch.stack([*found, kl.sum(-1).mean(-1)], dim=1)
+
+
+def written(row):
+    return [f"{x:.2f}" for x in row.tolist()]
+
+
+def reward_leaves_the_oracle(run, log):
+    """The fault as the log tells it, in every number, and the healthy run."""
+    found = run(*FAULTY)
+    rows = diary(FAULTY, found["policy"])
+    told = [line.split() for line in log.splitlines() if line[:4].strip().isdigit()]
+    same = all(row[1:] == written(rows[int(row[0])]) for row in told)
+    reward, oracle = ([float(row[i]) for row in told] for i in (1, 2))
+    parts = [
+        int(told[i][0])
+        for i in range(1, len(told))
+        if reward[i] > reward[i - 1] and oracle[i] < oracle[i - 1]
+    ]
+    scores, lengths = FAULTY[3], FAULTY[4]
+    price = (scores.diff(dim=1) / lengths.diff(dim=1)).flatten()
+    healthy = diary(HEALTHY, run(*HEALTHY)["policy"])
+    return (
+        len(told) == 9
+        and same
+        and parts[0] == 20
+        and torch.allclose(price, torch.tensor(0.3), atol=1e-4)
+        and torch.allclose(found["reward"], rows[:, 0], rtol=1e-4)
+        and bool((healthy[1:, 1] > healthy[:-1, 1] - 1e-6).all())
+        and "reward {} -> {}, oracle {} -> {}".format(
+            *written(healthy[[0, -1], 0]), *written(healthy[[0, -1], 1])
+        )
+        in log
+    )
+
+
+def how_it_moves(run, given):
+    """Whether the policy is paid, moves and learns; the strength of a mask changes none of these."""
+    found = run(*given)
+    if not isinstance(found, dict) or not {"policy", "reward"} <= found.keys():
+        return {"paid": False, "moves": False, "learns": False, "form": False}
+    moved = (found["policy"][-1] - found["policy"][0]).abs().max()
+    paid = torch.as_tensor(found["reward"]).abs().max()
+    return {
+        "paid": bool(paid > 0),
+        "moves": bool(moved > 1e-4),
+        "learns": bool(moved > 0.05),
+        "form": True,
+    }
+
+
+def test_hacked(check: Check):
+    broken = check.exercise.broken
+    shows_fault = partial(reward_leaves_the_oracle, log=check.exercise.log)
+    patch = check.diagnosis("length_bias", PARTING, broken, shows_fault)
+    told = check.probe(how_it_moves, FAULTY, target=patch)
+    check.holds(
+        'The patch returns {"policy", "reward"} as run_rlhf does.', told["form"], stage="returns"
+    )
+    seen = "it is paid nothing" if not told["paid"] else "nearly nothing changes"
+    check.holds(
+        "The policy learns: mending a run is not stopping it.",
+        told["learns"],
+        stage="value",
+        wanted="a policy that leaves its start",
+        got=seen if told["moves"] or not told["paid"] else "nothing changes",
+    )
+    wanted = {
+        "the failing run": without_steps(HONEST, FAULTY[2], 80),
+        "a healthy reward model": broken(*HEALTHY)["policy"],
+        "a healthy one with a KL term of 0.5": broken(*HEALTHY, kl_coef=0.5)["policy"],
+        "one that takes 0.12 off for a word": without_steps(TERSE_HONEST, TERSE[2], 50, 0.15),
+    }
+    found = [
+        patch(*FAULTY),
+        patch(*HEALTHY),
+        patch(*HEALTHY, kl_coef=0.5),
+        patch(*TERSE, steps=50, learning_rate=0.15),
+    ]
+    for name, got in zip(wanted, found, strict=True):
+        policy = got.get("policy") if isinstance(got, dict) else None
+        fits = isinstance(policy, torch.Tensor) and policy.shape == wanted[name].shape
+        check.holds(
+            f'The patch returns {{"policy", "reward"}} as run_rlhf does ({name}).',
+            fits,
+            stage="shape",
+            wanted=f"a policy of shape {list(wanted[name].shape)}",
+            got=got,
+        )
+    policies = {name: got["policy"] for name, got in zip(wanted, found, strict=True)}
+    rows = diary(FAULTY, policies["the failing run"])
+    first, last = rows[0], rows[-1]
+    check.holds(
+        "The captions get better: the oracle's judgement rises over the run.",
+        last[1] > first[1] + 0.5,
+        stage="value",
+        wanted=f"more than {first[1] + 0.5:.2f} at the end",
+        got=f"{last[1]:.2f}",
+    )
+    check.holds(
+        "At the end fewer things that are not there are named than at the start.",
+        last[3] < first[3],
+        stage="value",
+        wanted=f"fewer than {first[3]:.2f} a caption",
+        got=f"{last[3]:.2f}",
+    )
+    for name in [*list(wanted)[1:], "the failing run"]:
+        sentence = "The policy is that of the same reward model without its fault"
+        if "healthy" in name:
+            sentence = "A healthy run is unchanged"
+        check.equal(f"{sentence} ({name}).", policies[name], wanted[name], stage="value", rtol=2e-3)
+
+
+# -- masked ------------------------------------------------------------------------------------
+
+
+@cache
+def rollout():
+    """A real batch: what tiny-sft answers to five prompts with no, one and two images.
+
+    Returns the policy and its input, the columns of the prompt, and the sampled ids of each row.
+    """
+    import transformers
+
+    from labs.models import generate, load_vlm, user_message
+    from labs.models.generation import encode_prompts, render_prompt
+    from labs.shapes import render, sample_scene
+
+    transformers.utils.logging.disable_progress_bar()
+    model, processor = load_vlm("tiny-sft")
+    transformers.utils.logging.enable_progress_bar()
+    rng = random.Random(5)
+    pictures = [render(sample_scene(rng, "test")) for _ in range(5)]
+    asked = {
+        "Describe the picture.": pictures[:1],
+        "Is there a triangle in the picture?": pictures[1:2],
+        "How many objects are in the picture?": pictures[2:3],
+        "What do the two pictures show?": pictures[3:],
+        "What is your name?": [],
+    }
+    talks = [[user_message(text, len(images))] for text, images in asked.items()]
+    said = generate(model, processor, talks, list(asked.values()), max_new_tokens=13)
+    prompts = [render_prompt(processor, talk) for talk in talks]
+    batch = encode_prompts(processor, prompts, list(asked.values()))
+    tokenizer = processor.tokenizer
+    sampled = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+    sampled = [[*ids, tokenizer.eos_token_id][:13] for ids in sampled]
+    answers = [torch.tensor(ids) for ids in sampled]
+    padded = torch.nn.utils.rnn.pad_sequence(answers, True, tokenizer.pad_token_id)
+    there = torch.nn.utils.rnn.pad_sequence([torch.ones_like(a) for a in answers], True, 0)
+    columns = batch["input_ids"].shape[1]
+    batch["input_ids"] = torch.cat([batch["input_ids"], padded], 1)
+    batch["attention_mask"] = torch.cat([batch["attention_mask"], there], 1)
+    image = tokenizer.convert_tokens_to_ids(processor.image_token)
+    return model.eval(), batch, columns, image, answers
+
+
+def logprobs_of(model, batch):
+    """[batch, tokens - 1] of each token, given what stands before it."""
+    logits = model(**batch).logits[:, :-1].log_softmax(-1)
+    return logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+
+
+@cache
+def first_updates():
+    """Log-probabilities before and after one step on the answers, with advantages of both signs;
+    and how far policy and reference are apart before it.
+    """
+    model, batch, columns, _, answers = rollout()
+    with torch.no_grad():
+        before = logprobs_of(model, batch)
+    policy = copy.deepcopy(model)
+    trained = [p for name, p in policy.named_parameters() if "language_model" in name]
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    now = logprobs_of(policy, batch)
+    apart = (now.detach() - before).abs().max()
+    advantages = [1.0, -1.0, 1.0, -1.0, 1.0]
+    total = sum(
+        a * now[b, columns - 1 : columns - 1 + len(ids)].sum()
+        for b, (a, ids) in enumerate(zip(advantages, answers, strict=True))
+    )
+    (-total / sum(map(len, answers))).backward()
+    optimizer.step()
+    with torch.no_grad():
+        return before, logprobs_of(policy, batch), apart
+
+
+def healthy_batch(rows=4, answer=11):
+    """Answers to a prompt of one token, without an image: padding on the right only."""
+    mask = torch.ones(rows, answer + 1, dtype=torch.long)
+    mask[:, 1:] = inputs.padding_mask(rows, answer).long()
+    ids = inputs.integers(rows, answer + 1, below=500, start=5, seed=81)
+    return ids.masked_fill(mask == 0, 0), mask, 1, 3
+
+
+def made_up(seed, ends):
+    """Prompts of up to 17 tokens with images in them, and answers of the given lengths."""
+    starts = [0, 5, 2, 11, 7][: len(ends)]
+    mask = ragged_mask([(a, 17 + n) for a, n in zip(starts, ends, strict=True)], 17 + max(ends))
+    ids = inputs.integers(*mask.shape, below=500, start=5, seed=seed)
+    for row, start in enumerate(starts):
+        if row % 2 == 0:
+            ids[row, start + 2 : start + 6] = 3
+    ids[0, 18] = 3  # a placeholder that the policy sampled
+    return ids.masked_fill(mask == 0, 0), mask, 17, 3
+
+
+def who_chose_it(input_ids, attention_mask, prompt_tokens, image):
+    """Walk through each row: is the next token there, and did it come after the prompt?"""
+    rows = []
+    for real in attention_mask.tolist():
+        places = []
+        for t in range(len(real) - 1):
+            places.append(t + 1 >= prompt_tokens and real[t + 1] == 1)
+        rows.append(places)
+    return torch.tensor(rows)
+
+
+def trains_the_prompt(mask_of, log):
+    """The fault as the log tells it, in every number, and the healthy batch."""
+    _, batch, columns, image, answers = rollout()
+    ids, attention = batch["input_ids"], batch["attention_mask"]
+    mask = mask_of(ids, attention, columns, image)
+    before, after, apart = first_updates()
+    sampled = who_chose_it(ids, attention, columns, image)
+    healthy = mask_of(*healthy_batch())
+    prompts = attention[:, :columns].sum(1).tolist()
+    numbers = [
+        before[sampled].mean(),
+        before[mask].mean(),
+        *((after - before)[m].square().mean() / 2 for m in (mask, sampled)),
+    ]
+    told = [float(x) for x in re.findall(r"(?:log p|k2) (-?[0-9.]+)", log)]
+    return (
+        f"{sorted(prompts)}" in log
+        and f"{sum(map(len, answers))} tokens sampled" in log
+        and f"True at {int(mask.sum())} places, {int((mask & (ids[:, 1:] == image)).sum())}" in log
+        and f"before the first update {apart:.4f}" in log
+        and len(told) == len(numbers)
+        and all(abs(a - b) <= 0.02 * abs(b) for a, b in zip(told, numbers, strict=True))
+        and torch.equal(healthy, who_chose_it(*healthy_batch()))
+        and f"{int(healthy.sum())} tokens sampled, True at {int(healthy.sum())}" in log
+    )
+
+
+def test_masked(check: Check):
+    broken = check.exercise.broken
+    shows_fault = partial(trains_the_prompt, log=check.exercise.log)
+    patch = check.diagnosis("prompt_in_mask", MASK_LINE, broken, shows_fault)
+    _, batch, columns, image, answers = rollout()
+    real = batch["input_ids"], batch["attention_mask"], columns, image
+    cases = [
+        case("a healthy batch: a prompt of one token", *healthy_batch()),
+        case("tiny-sft's answers, with no, one and two images", *real),
+        case("answers of 7, 1, 5, 0 and 3 tokens", *made_up(82, [7, 1, 5, 0, 3])),
+        case("two answers, one of them cut", *made_up(83, [4, 13])),
+    ]
+    found = check.cases(cases, who_chose_it, target=patch)
+    before, after, _ = first_updates()
+    mask = found[1]
+    chosen = [after[b, columns - 1 :][: len(ids)] for b, ids in enumerate(answers)]
+    then = [before[b, columns - 1 :][: len(ids)] for b, ids in enumerate(answers)]
+    gaps = torch.cat(chosen) - torch.cat(then)
+    check.equal(
+        "The KL is that of the sampled tokens, answer by answer.",
+        (after - before)[mask].square().mean() / 2,
+        gaps.square().mean() / 2,
     )

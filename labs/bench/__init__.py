@@ -45,6 +45,14 @@ BENCHES = {
         "labs.bench.interleaving",
         "Requests that interleaving and A/B tests need for the same preference.",
     ),
+    "grpo": (
+        "labs.bench.grpo",
+        "A GRPO step beside TRL's GRPOTrainer: completions a second, memory.",
+    ),
+    "rlhf": (
+        "labs.bench.rlhf",
+        "PPO and GRPO from tiny-sft, three seeds: what they mend, what they cost (15 minutes).",
+    ),
     "memory": ("labs.bench.followed", "The OOM doctor's bytes against PyTorch's profiler's."),
     "memory_gpu": (
         "labs.bench.memory_gpu",

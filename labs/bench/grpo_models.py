@@ -5,6 +5,7 @@ Everything here is read by the child of each way, so that neither has its own.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,18 +63,12 @@ def read_prompts(path: str | Path) -> list[dict]:
 
 
 def score(said: str, answer: str) -> float:
-    """F1 over the words of what was said and of the right answer, 0 to 1.
+    """F1 over the letters of what was said and of the right answer, in any order, 0 to 1.
 
-    Graded, so that a group of answers seldom has no signal, and cheap.
+    Graded, so that few groups have no signal, and cheap.
     """
-    said_words, right = said.lower().split(), answer.lower().split()
-    left = list(right)
-    common = 0
-    for word in said_words:
-        if word in left:
-            left.remove(word)
-            common += 1
-    return 2 * common / (len(said_words) + len(right)) if common else 0.0
+    ours, right = Counter(said.lower()), Counter(answer.lower())
+    return 2 * (ours & right).total() / max(1, ours.total() + right.total())
 
 
 def lora_tensors(model: nn.Module) -> dict[str, Tensor]:

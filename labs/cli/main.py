@@ -26,7 +26,15 @@ COMMANDS = {
         "labs.cli.data",
         "Check a training set; look at samples as the model sees them; count tokens.",
     ),
-    "train": ("labs.cli.train", "Train by a recipe: contrastive, fused, align, sft."),
+    "pairs": (
+        "labs.cli.pairs",
+        "Preference pairs from a model's own answers; statistics of a file of pairs.",
+    ),
+    "train": (
+        "labs.cli.train",
+        "Train by a recipe: contrastive, fused, align, sft, reward, ppo, grpo.",
+    ),
+    "diary": ("labs.cli.diary", "What a policy run's diary says: findings, numbers, a report."),
     "chat": ("labs.cli.chat", "Talk to a model about pictures."),
     "eval": ("labs.cli.eval", "Ask a model suites of questions; compare runs; a leaderboard."),
     "judge": ("labs.cli.judge", "Let a model judge the answers of two runs, in both orders."),

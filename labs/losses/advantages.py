@@ -163,7 +163,10 @@ def kl_estimate(
     E[grad k1] = E[grad log p] = 0. E[grad k2] = E[d · grad log p], the true gradient. k3's weight is
     1 - ref/p instead: to first order in d the same. So: k1 in the *reward* (there the policy
     gradient supplies what autograd misses), k2 or k3 in the loss. The reference gets no gradient.
-    Where p no longer is the policy that drew the tokens, all of this holds only approximately.
+
+    All of it supposes that p drew the tokens. Where an older policy did, times the ratio p / p_old
+    the values hold again; and k3 times the ratio, *with* the ratio's gradient, has that of
+    KL(policy || reference), since k3 + (1 - ref/p) = d (TRL's `use_bias_correction_kl`).
 
     Per token, any shape, nats, in float32 or wider. Raises ValueError for an unknown `kind`.
 

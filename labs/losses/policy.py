@@ -176,7 +176,7 @@ def explained_variance(
     returns, _ = under_mask(returns, mask)
     total = _variance(returns, real)
     left = _variance(returns - values, real)
-    return torch.where(total > 0, 1 - left / total.masked_fill(total == 0, 1), 0)
+    return torch.where(total == 0, 0, 1 - left / total.masked_fill(total == 0, 1))
 
 
 def _variance(values: Tensor, real: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ for every answer and takes answers that ended out of the batch. `decode_with_gen
 loop to *Transformers*, for models whose positions are not 0, 1, 2, ... along the sequence.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,12 +74,15 @@ def can_share_prefill(model) -> bool:
 
     Yes for LLaVA and for text-only models with plain attention. No where positions follow the
     picture's rows and columns (Qwen2-VL's M-RoPE), or where the cache is more than keys and values
-    of every token (sliding windows, state-space layers).
+    of every token (sliding windows, state-space layers). A family not known here is left to
+    `generate`.
     """
     config = model.config
     if hasattr(config, "vision_config") and config.model_type != "llava":
         return False
     if getattr(config, "is_encoder_decoder", False):
+        return False
+    if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     layers = DynamicCache(config=config).layers
     return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
@@ -108,12 +112,11 @@ def decode_shared(
         **inputs,
     )
     logits = output.logits[:, -1].repeat_interleave(repeats, dim=0)
-    cache.batch_repeat_interleave(repeats)
     rows, device, width = len(logits), logits.device, prompt_mask.shape[1]
     position = positions[:, -1:].repeat_interleave(repeats, dim=0) + 1
     mask = torch.ones(rows, width + sampling.max_new_tokens, dtype=torch.long, device=device)
     mask[:, :width] = prompt_mask.repeat_interleave(repeats, dim=0)
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+    if model.config.get_text_config(decoder=True)._attn_implementation == "sdpa":
         # One token asks, so its causal mask is this one, and Transformers need not build it anew
         # at every step (of a tiny model's step on a CPU that is a third).
         mask = mask.bool()[:, None, None]
@@ -130,9 +133,10 @@ def decode_shared(
         left = int(going.sum())
         if left == 0 or step + 1 == sampling.max_new_tokens:
             return ids[:, : step + 1], logprobs[:, : step + 1]
-        if left <= (1 - DROP_SHARE) * len(going):
+        if step == 0 or left <= (1 - DROP_SHARE) * len(going):
             kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            # The cache has one row a prompt until here, and each answer that goes on takes a copy.
+            cache.batch_select_indices(kept // repeats if step == 0 else kept)
             running, tokens, position, mask = (
                 x.index_select(0, kept) for x in (running, tokens, position, mask)
             )

@@ -22,6 +22,11 @@ def resolve(name_or_path: str | os.PathLike) -> str:
     """The folder of a zoo name or a local path; anything else is taken for a hub id."""
     name = str(name_or_path)
     if name in EVERY:
+        if (ZOO / name / "reward_model.json").exists():
+            raise InputError(
+                f"{name} rates answers and gives none.",
+                "Load it with labs.models.scalar_head.RewardModel, or name a model that answers.",
+            )
         kinds = ("config.json", "adapter_config.json")
         if not any((ZOO / name / kind).exists() for kind in kinds):
             raise InputError(

@@ -73,17 +73,23 @@ def sample_completions(
     batch_size: answers decoded at once, which bounds the memory; the answers of one prompt stay
         together, so at least one prompt is.
     shared_prefill: read each prompt once and repeat its cache for its answers (True), or leave all
-        to Transformers' generate (False). None: wherever `can_share_prefill` allows it.
+        to Transformers' generate (False). Same answers, other price. None: wherever
+        `can_share_prefill` allows it.
 
     Runs under no_grad and in eval mode; the modules' modes are put back. Tensors are on the
-    model's device. Raises InputError for settings out of range, placeholders without images, and
-    logits that are no numbers.
+    model's device. Raises InputError for settings out of range, placeholders without images,
+    shared_prefill where it cannot be, and logits that are no numbers.
     """
     images = images if images is not None else [[] for _ in conversations]
     _check(conversations, images, num_generations, max_new_tokens, temperature, top_p, batch_size)
     model = _without_peft(model)
-    if shared_prefill is None:
-        shared_prefill = can_share_prefill(model)
+    possible = can_share_prefill(model)
+    if shared_prefill and not possible:
+        raise InputError(
+            f"A prompt of {type(model).__name__} cannot be read once for all its answers.",
+            "Leave shared_prefill at None: Transformers' generate takes over.",
+        )
+    shared_prefill = possible if shared_prefill is None else shared_prefill
     decode = decode_shared if shared_prefill else decode_with_generate
     sampling = _sampling(model, processor, max_new_tokens, temperature, top_p)
     rows = len(conversations) * num_generations

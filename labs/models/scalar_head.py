@@ -9,6 +9,7 @@ padding side, and a head that reads position -1 under right padding rates the pa
 from os import PathLike
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -26,8 +27,10 @@ def last_token_index(attention_mask: Int[Tensor, "batch tokens"]) -> Int[Tensor,
     Chapter 5.
     """
     real = attention_mask != 0
-    places = torch.arange(real.shape[1], device=real.device)
-    index = torch.where(real, places, -1).amax(-1) if real.shape[1] else real.new_full((len(real),), -1, dtype=torch.long)  # fmt: skip
+    places = torch.arange(1, real.shape[1] + 1, device=real.device)
+    index = (
+        F.pad(real * places, (1, 0)).amax(-1) - 1
+    )  # one more column: a maximum of none is an error
     if bool((index < 0).any()):
         row = int((index < 0).nonzero()[0])
         raise InputError(

@@ -171,33 +171,38 @@ class Recipe:
     differences: list[str] = field(default_factory=list)
     tiny: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        source = "pairs" if self.stage == "reward" else "data"
-        if getattr(self, source) is None:
-            raise ValueError(f"the stage {self.stage} needs a section `{source}`")
-        if self.stage in POLICY_STAGES:
-            self._check_policy(POLICY_STAGES[self.stage])
-        elif self.policy or self.rewards or self.reward_model:
-            raise ValueError("policy, rewards and reward_model are for the stages ppo and grpo")
-        if self.pairs and self.stage != "reward":
-            raise ValueError("pairs are for the stage reward")
-
-    def _check_policy(self, algorithms: tuple[str, ...]) -> None:
-        named = self.weights
-        if self.policy is None or self.policy.algorithm not in algorithms:
-            known = " or ".join(algorithms)
-            raise ValueError(f"the stage {self.stage} needs policy.algorithm {known}")
-        if unknown := sorted(set(self.rewards) - set(REWARDS)):
-            raise ValueError(f"there is no reward {unknown[0]}; use {', '.join(REWARDS)}")
-        if not named:
-            raise ValueError("rewards names none")
-        if ("reward_model" in named) != (self.reward_model is not None):
-            raise ValueError("the reward reward_model and the key reward_model go together")
-
     @property
     def weights(self) -> dict[str, float]:
         """The rewards that count, with their weights."""
         return {name: weight for name, weight in self.rewards.items() if weight is not None}
+
+
+def check(recipe: Recipe, where: str) -> Recipe:
+    """The recipe, if its sections fit its stage; InputError naming `where` they do not."""
+    stage, named = recipe.stage, recipe.weights
+    source = "pairs" if stage == "reward" else "data"
+    wrong = do = None
+    if getattr(recipe, source) is None:
+        wrong, do = f"the stage {stage} needs a section `{source}`", "Add it"
+    elif recipe.pairs and stage != "reward":
+        wrong, do = f"`pairs` are not for the stage {stage}", "Take them out"
+    elif stage not in POLICY_STAGES:
+        if recipe.policy or recipe.rewards or recipe.reward_model:
+            wrong = f"`policy`, `rewards` and `reward_model` are not for the stage {stage}"
+            do = "Take them out, or use the stages ppo and grpo"
+    elif recipe.policy is None or recipe.policy.algorithm not in POLICY_STAGES[stage]:
+        wrong = f"the stage {stage} needs a policy.algorithm of its own"
+        do = f"Use {' or '.join(POLICY_STAGES[stage])}"
+    elif unknown := sorted(set(recipe.rewards) - set(REWARDS)):
+        wrong, do = f"there is no reward `{unknown[0]}`", f"Use {', '.join(REWARDS)}"
+    elif not named:
+        wrong, do = "`rewards` names none", f"Give one of {', '.join(REWARDS)} a weight"
+    elif ("reward_model" in named) != (recipe.reward_model is not None):
+        wrong = "the reward `reward_model` and the key `reward_model` go together"
+        do = "Give the weight under rewards and the folder as reward_model, or neither"
+    if wrong:
+        raise InputError(f"{where}: {wrong}.", f"{do}.")
+    return recipe
 
 
 def recipe_names() -> list[str]:
@@ -230,7 +235,7 @@ def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool
     path = find(name_or_path)
     values, lines = read_yaml(path)
     values.setdefault("name", path.stem)
-    recipe = fill(Recipe, values, str(path), lines)
+    recipe = check(fill(Recipe, values, str(path), lines), str(path))
     if tiny:
         values = merge(_plain(recipe), tiny_changes(recipe))
         values = merge(values, recipe.tiny)
@@ -247,7 +252,7 @@ def load(name_or_path: str | Path, overrides: list[str] | tuple = (), tiny: bool
             for given_one, other in (("path", "world"), ("world", "path")):
                 if given_one in changes.get(section, {}):
                     values[section] = {**(values[section] or {}), other: None}
-        recipe = fill(Recipe, merge(values, changes), "command line")
+        recipe = check(fill(Recipe, merge(values, changes), "command line"), "command line")
     return recipe
 
 

@@ -1,5 +1,6 @@
 """From a recipe to a run: the model, the data, and `train` on both."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from labs.errors import InputError
@@ -49,15 +50,20 @@ def run_reward(recipe: Recipe, model, processor, resume=None, on_log=None):
     """Train a reward model on `model` by the recipe's pairs; as `run_recipe`."""
     from labs.recipes.pairs import build_pairs
     from labs.train.reward_run import train_reward
+    from labs.train.setup import enable_checkpointing
 
-    spec = recipe.pairs
-    pairs, held_out = build_pairs(spec, model, processor, recipe.train.seed)
+    spec, config = recipe.pairs, recipe.train
+    pairs, held_out = build_pairs(spec, model, processor, config.seed)
+    if config.gradient_checkpointing:
+        # On what the head stands on: a RewardModel has no switch of its own for it.
+        enable_checkpointing(model)
+        config = replace(config, gradient_checkpointing=False)
     rated, result = train_reward(
         model,
         processor,
         pairs,
         held_out,
-        recipe.train,
+        config,
         margin=spec.margin,
         centring=spec.centring,
         facts=recipe.facts,

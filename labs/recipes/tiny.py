@@ -50,10 +50,12 @@ def tiny_changes(recipe: "Recipe") -> dict[str, Any]:
     }
     if recipe.stage == "reward":
         del changes["data"], changes["eval_data"]
-        world = {"length": 24, "split": "train", "seed": 0}
+        # Questions of which tiny-sft's answers differ, so that there are pairs.
+        tasks = {"caption": 2.0, "existence": 1.0}
+        world = {"length": 24, "split": "train", "seed": 0, "mix": {"tasks": tasks}}
         changes["pairs"] = {
             "path": None, "image_root": None, "world": world, "sampler": None, "num_generations": 4,
-            "max_new_tokens": 24, "held_out": 8, "max_length": None,
+            "max_new_tokens": 24, "held_out": 4, "max_length": None,
         }  # fmt: skip
     if recipe.policy:
         del changes["eval_data"]
@@ -75,8 +77,8 @@ def _tiny_policy(recipe: "Recipe") -> dict[str, Any]:
         parts = max(1, policy.prompts_per_step * policy.num_generations // policy.minibatch_size)
         changes["minibatch_size"] = max(1, 16 // parts)
     # A file's answers are checked by `answer`; in the world they are checked by its oracle.
-    asked = {
-        "world" if n in ("answer", "reward_model") else n: w for n, w in recipe.weights.items()
-    }
-    rewards = dict.fromkeys(recipe.rewards) | asked
+    rewards: dict[str, float | None] = dict.fromkeys(recipe.rewards)
+    for name, weight in recipe.weights.items():
+        name = "world" if name in ("answer", "reward_model") else name
+        rewards[name] = (rewards.get(name) or 0.0) + weight
     return {"policy": changes, "rewards": rewards, "reward_model": None}

@@ -25,8 +25,8 @@ ROUNDS = (
     ("tiny-clip", "tiny-lm"),
     ("tiny-base",),
     ("tiny-sft", "tiny-sft-clean"),
-    ("tiny-rm", "tiny-grpo"),
-    ("tiny-ppo",),
+    ("tiny-rm",),
+    ("tiny-ppo", "tiny-grpo"),
 )
 
 
@@ -73,7 +73,7 @@ PLANS = {
     ),
     "tiny-ppo": Plan(
         ("tiny_ppo",),
-        "tiny-sft after PPO with tiny-rm's rewards and the world's oracle: an adapter on tiny-sft.",
+        "tiny-sft after PPO with the world's oracle as its reward: an adapter on tiny-sft.",
         "questions about pictures, half of those that ask for yes or no answered yes; no answers",
     ),
     "tiny-grpo": Plan(

@@ -92,8 +92,8 @@ def _markdown(card: Card) -> str:
         "- " + ", ".join(f"{k} {v}" for k, v in card.versions.items()), "",
     ]  # fmt: skip
     rows = [(language, s) for language, scores in card.scores.items() for s in scores.items()]
-    rates = any("unparsed" not in s for _, (_, s) in rows)
-    return "\n".join(lines + (_pairs(rows) if rates else _questions(rows))) + "\n"
+    of_pairs = any("unparsed" not in s for _, (_, s) in rows)
+    return "\n".join(lines + (_pairs(rows) if of_pairs else _questions(rows))) + "\n"
 
 
 def _questions(rows: list) -> list[str]:

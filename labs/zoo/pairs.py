@@ -13,14 +13,15 @@ def pair_accuracy(name: str, questions: int, show: bool = False) -> dict[str, di
     in Chinese); of each question one pair of answers of unequal quality counts, labelled by the
     oracle without noise. n is how many there were. A tie counts as wrong.
     """
+    from labs.models import load_vlm
     from labs.models.scalar_head import RewardModel
 
-    rated = RewardModel.load(name)
+    rated, asked = RewardModel.load(name), load_vlm(ADAPTERS[name])
     scores: dict[str, dict[str, dict]] = {}
     for language, count in (("en", questions), ("zh", max(1, questions // 8))):
         scores[language] = {}
         for task in TASKS:
-            found = _score(rated, ADAPTERS[name], task, language, count)
+            found = _score(rated, asked, task, language, count)
             if found is None:
                 continue
             scores[language][task] = found
@@ -29,10 +30,9 @@ def pair_accuracy(name: str, questions: int, show: bool = False) -> dict[str, di
     return scores
 
 
-def _score(rated, base: str, task: str, language: str, count: int) -> dict | None:
+def _score(rated, asked: tuple, task: str, language: str, count: int) -> dict | None:
     """One task's entry; None where no question got answers of unequal quality."""
     from labs.data.preference import Annotator
-    from labs.models import load_vlm
     from labs.shapes import Mix
     from labs.train.policy.world import WorldPrompts
     from labs.train.preferences import sample_pairs
@@ -41,9 +41,8 @@ def _score(rated, base: str, task: str, language: str, count: int) -> dict | Non
     chinese = float(language == "zh")
     mix = Mix(tasks={task: 1.0}, chinese=chinese, digits=0.0, adversarial=0.5)
     prompts = WorldPrompts(count, mix, "test", seed=0)
-    answering, processor = load_vlm(base)
     pairs, _ = sample_pairs(
-        answering, processor, prompts, 4, 1.0, Annotator(noise=0.0), seed=0, per_prompt=1,
+        *asked, prompts, 4, 1.0, Annotator(noise=0.0), seed=0, per_prompt=1,
         max_new_tokens=64,
     )  # fmt: skip
     if not pairs:

@@ -34,7 +34,9 @@ def test_the_curve_is_a_slow_loop(items, bins):
     total = 0.0
     for number, b in enumerate(found):
         last = number == bins - 1
-        inside = [(p, o) for p, o in items if edges[number] <= p and (p < edges[number + 1] or last)]
+        inside = [
+            (p, o) for p, o in items if edges[number] <= p and (p < edges[number + 1] or last)
+        ]
         assert b.count == len(inside)
         if inside:
             assert b.predicted == pytest.approx(np.mean([p for p, _ in inside]))
@@ -135,7 +137,9 @@ def test_quality_that_explains_length_away_is_no_bias():
         assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
         fooled += stats.linregress(lengths, rewards).pvalue < 0.05
     assert fooled == 200
-    assert 183 <= holds <= 198, "a 95 % interval"  # 0.95 ± 3 standard errors of 200, and HC3 is wide
+    assert 183 <= holds <= 198, (
+        "a 95 % interval"
+    )  # 0.95 ± 3 standard errors of 200, and HC3 is wide
 
 
 def test_length_bias_without_noise_is_found_exactly():

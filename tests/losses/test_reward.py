@@ -48,7 +48,7 @@ def test_it_is_trls(centring, with_margin):
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(center_rewards_coefficient=centring),
-        accelerator=SimpleNamespace(gather_for_metrics=lambda x: x),
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
         _metrics={"train": defaultdict(list)},
         _total_train_tokens=0,
         _tp_size=1,

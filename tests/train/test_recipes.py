@@ -14,7 +14,8 @@ from train_helpers import weights
 
 from labs.cli.main import main
 from labs.errors import InputError
-from labs.models import build_tiny_clip, build_tiny_llava, build_tiny_lm
+from labs.models import build_tiny_clip, build_tiny_llava, build_tiny_lm, load_vlm
+from labs.models.lora import lora_layers
 from labs.models.parts import part_of
 from labs.recipes import FOLDER, load, recipe_names
 from labs.recipes.run import run_recipe
@@ -29,10 +30,13 @@ EXPECTED = {
     "qwen_vl_pretrain": ("align", "full", {"vision_tower", "connector"}, {"language_model"}),
     "qwen_vl_multitask": ("sft", "full", {"vision_tower", "connector", "language_model"}, set()),
     "qwen_vl_sft": ("sft", "full", {"connector", "language_model"}, {"vision_tower"}),
+    "llava_rlhf_ppo": ("ppo", "lora", {"lora"}, {"vision_tower", "connector", "language_model"}),
+    "qwen2.5_vl_grpo": ("grpo", "full", {"vision_tower", "connector", "language_model"}, set()),
 }
+REWARD = {"llava_rlhf_reward": 64, "tiny_rm": 16}  # and their LoRA's rank
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - set(REWARD)))
 def test_tiny_run_freezes_and_trains_what_it_says(name):
     recipe = load(name, ["progress=false"], tiny=True)
     before = {}
@@ -40,7 +44,7 @@ def test_tiny_run_freezes_and_trains_what_it_says(name):
         recipe, on_ready=lambda trainer: before.update(weights(trainer.model))
     )
     assert result.steps == 3 and len(result.losses()[1]) == 3
-    assert result.best_eval_loss is not None
+    assert (result.best_eval_loss is None) == (recipe.eval_data is None)
     moved = {part_of(n) for n, w in model.named_parameters() if not torch.equal(w, before[n])}
     stayed = {part_of(n) for n in before} - moved
     if name in EXPECTED:
@@ -53,17 +57,33 @@ def test_tiny_run_freezes_and_trains_what_it_says(name):
         assert moved
 
 
+@pytest.mark.parametrize("name", REWARD)
+def test_tiny_reward_model_trains_head_and_adapter_only(name):
+    recipe = load(name, ["progress=false", "learning_rate=1e-2"], tiny=True)
+    assert recipe.stage == "reward"
+    rated, _, result = run_recipe(recipe)
+    assert result.steps == 3 and 0 <= result.losses("eval_accuracy")[1][-1] <= 1
+    base = dict(load_vlm("tiny-sft")[0].named_parameters())
+    layers = lora_layers(rated.vlm)
+    assert {layer.r for layer in layers.values()} == {REWARD[name]}
+    assert all(layer.lora_B.abs().sum() > 0 for layer in layers.values())
+    for key, weight in rated.vlm.named_parameters():
+        if part_of(key) != "lora":
+            assert torch.equal(weight, base[key.replace(".base.", ".")]), key
+    assert rated.trained == set() and rated.scalar_head.bias != 0
+
+
 def test_every_published_system_is_there():
-    assert set(EXPECTED) <= set(recipe_names())
+    assert {*EXPECTED, *REWARD} <= set(recipe_names())
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [*EXPECTED, "llava_rlhf_reward"])
 def test_every_value_has_its_source_beside_it_or_is_named_as_unverified(name):
     recipe = load(name)
     assert recipe.sources and recipe.needs.gpus > 0
     text = (FOLDER / f"{name}.yaml").read_text()
-    settings = re.search(r"^train:\n((?:  .*\n)+)", text, re.MULTILINE)[1].splitlines()
-    values = [line for line in settings if re.match(r"\s+\w+:\s*[^\s#]", line)]
+    settings = "".join(re.findall(r"^(?:train|policy):\n((?:  .*\n)+)", text, re.MULTILINE))
+    values = [line for line in settings.splitlines() if re.match(r"\s+\w+:\s*[^\s#]", line)]
     assert len(values) >= 12
     for line in values:
         key = line.split(":")[0].strip()
@@ -82,11 +102,24 @@ def test_published_numbers():
     one = load("qwen_vl_pretrain")
     batch = one.train.per_device_train_batch_size * one.train.gradient_accumulation_steps
     assert batch * one.needs.gpus == 30_720
+    rlhf = load("llava_rlhf_ppo")
+    policy, gpus = rlhf.policy, rlhf.needs.gpus
+    assert (policy.prompts_per_step * gpus, policy.minibatch_size * gpus) == (512, 256)
+    assert (policy.kl_coef, policy.lam, policy.vf_coef, policy.num_epochs) == (0.1, 1.0, 0.1, 2)
+    assert (policy.missing_eos_penalty, policy.length_penalty) == (8.0, 10.0)
+    assert rlhf.train.learning_rate == 3e-5 and rlhf.facts
+    grpo = load("qwen2.5_vl_grpo")
+    policy, gpus = grpo.policy, grpo.needs.gpus
+    assert policy.prompts_per_step * gpus == 512
+    assert policy.minibatch_size * gpus == 128 * policy.num_generations == 640
+    assert (policy.clip, policy.clip_high, policy.kl_coef, policy.kl_in) == (0.2, 0.3, 0.01, "loss")
 
 
 def test_full_size_qwen_vl_says_why_it_cannot_run():
     with pytest.raises(InputError, match="remote code"):
         run_recipe(load("qwen_vl_sft"))
+    with pytest.raises(InputError, match="LLaVA's own layout"):
+        run_recipe(load("llava_rlhf_ppo"))
 
 
 def test_overrides(tmp_path):

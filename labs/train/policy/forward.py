@@ -98,13 +98,13 @@ class PolicyForward(nn.Module):
             inputs = {
                 "position_ids": packed.position_ids, "attention_mask": packed.attention_mask
             }  # fmt: skip
-            input_ids = packed.input_ids
+            input_ids, asked = packed.input_ids, packed.asked
         else:
             at = (torch.arange(len(rows), device=ids.device)[:, None], rows.places)
             inputs = {} if self.causal else {"attention_mask": rows.attention_mask}
-            input_ids = rows.input_ids
+            input_ids, asked = rows.input_ids, rows.asked
         if self.by_features:
-            inputs["inputs_embeds"] = self._embeds(input_ids, features, pixels)
+            inputs["inputs_embeds"] = self._embeds(input_ids, asked, features, pixels)
             backbone = self.model.model.language_model
         else:
             backbone = getattr(self.model, self.model.base_model_prefix or "model")
@@ -123,14 +123,15 @@ class PolicyForward(nn.Module):
         values = self.value_head(states) if self.value_head is not None else None
         return Outputs(logprobs, entropy, values)
 
-    def _embeds(self, input_ids: Tensor, features: Tensor | None, pixels: dict) -> Tensor:
+    def _embeds(self, input_ids: Tensor, asked: Tensor, features, pixels: dict) -> Tensor:
         embeds = self.model.get_input_embeddings()(input_ids)
         if pixels:  # the tower trains: its gradient has to pass through every forward
             features = flat_features(self.model.get_image_features(**pixels))
         if features is None:
             return embeds
-        here = (input_ids == self.model.config.image_token_id)[..., None]
-        return embeds.masked_scatter(here, features.to(embeds.dtype))
+        # In the prompt only: a policy that explores may say the placeholder's word itself.
+        here = (input_ids == self.model.config.image_token_id) & asked
+        return embeds.masked_scatter(here[..., None], features.to(embeds.dtype))
 
     def pictures(self, processor, prompts: Sequence[Prompt], rollout) -> Pictures:
         """The prompts' pictures, made ready once for every pass over this rollout.

@@ -12,7 +12,7 @@ left out.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from labs.train.policy.sequences import Sequences
@@ -22,14 +22,14 @@ from labs.train.policy.sequences import Sequences
 class Packed:
     """P prompts with their answers. input_ids, position_ids [P, L]; attention_mask [P, 1, L, L],
     added to the scores. row, place [N, T]: where the state that predicts each answer token stands.
-    order [P]: the prompts' numbers, in the rows' order."""
+    asked [P, L]: whether a position is the prompt's."""
 
     input_ids: Int[Tensor, "prompts length"]
     position_ids: Int[Tensor, "prompts length"]
     attention_mask: Float[Tensor, "prompts 1 length length"]
     row: Int[Tensor, "rows tokens"]
     place: Int[Tensor, "rows tokens"]
-    order: list[int]
+    asked: Bool[Tensor, "prompts length"]
 
 
 def pack(rows: Sequences, dtype: torch.dtype) -> Packed:
@@ -71,5 +71,5 @@ def pack(rows: Sequences, dtype: torch.dtype) -> Packed:
     place = torch.where(offsets == 0, (rows.starts - 1)[:, None], first[:, None] + offsets - 1)
     return Packed(
         input_ids, positions, mask[:, None], row[:, None].expand_as(place),
-        place.clamp(max=size[1] - 1), list(order),
+        place.clamp(max=size[1] - 1), segments == 0,
     )  # fmt: skip

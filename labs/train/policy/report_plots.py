@@ -16,6 +16,7 @@ from labs.train.policy.series import Series, names, series, short
 from labs.train.policy.view import setting
 
 WIDTH, HEIGHT = 1000, 300
+TINY = 1e-30  # what is smaller is drawn as 0
 POINTS, COLUMNS, COLOURS = 400, 80, 8  # drawn points a line; places to hover over; of the page
 SMOOTH_FROM = 30  # entries from which the noise hides the line
 
@@ -145,8 +146,9 @@ class Scale:
         self.first, self.last = min(steps), max(steps)
         every = np.concatenate(values)
         low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
-        if high - low <= 1e-9 * max(abs(low), abs(high)):  # a flat line goes through the middle
-            pad = 0.5 * max(abs(low), abs(high)) or 0.5
+        size = max(abs(low), abs(high))
+        if high - low <= max(1e-9 * size, TINY):  # a flat line goes through the middle
+            pad = 0.5 * size if size > TINY else 0.5
             low, high = low - pad, high + pad
         rough = (high - low) / 4
         power = 10.0 ** np.floor(np.log10(rough))

@@ -46,6 +46,13 @@ class Sequences:
         return (places < self.lengths[:, None]).long()
 
     @property
+    def asked(self) -> Bool[Tensor, "rows length"]:
+        """Whether a position is the prompt's."""
+        return (
+            torch.arange(self.input_ids.shape[1], device=self.starts.device) < self.starts[:, None]
+        )
+
+    @property
     def places(self) -> Int[Tensor, "rows tokens"]:
         """For each answer token, the position whose state predicts it: the one before it.
 

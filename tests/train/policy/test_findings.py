@@ -19,42 +19,42 @@ def alarms(entries, run=RUN):
 # rule -> what to change about a healthy run, the severity, and numbers its evidence must hold
 SICK = {
     "kl_runaway": [
-        (dict(kl_per_sequence=lambda t: 0.5 + 40 * t**3), "bad", ["reward", "kl_coef 0.05"]),
-        (dict(kl_per_sequence=None, kl=lambda t: 0.02 + 2 * t**3), "bad", ["0.2)"]),
-        (dict(kl_per_sequence=lambda t: 40 * t**3, reward=lambda t: 0.5), "warning", []),
-        (dict(kl_per_sequence=lambda t: -3.0), "warning", ["-3"]),
+        ({"kl_per_sequence": lambda t: 0.5 + 40 * t**3}, "bad", ["reward", "kl_coef 0.05"]),
+        ({"kl_per_sequence": None, "kl": lambda t: 0.02 + 2 * t**3}, "bad", ["0.2)"]),
+        ({"kl_per_sequence": lambda t: 40 * t**3, "reward": lambda t: 0.5}, "warning", []),
+        ({"kl_per_sequence": lambda t: -3.0}, "warning", ["-3"]),
     ],
     "entropy_collapse": [
-        (dict(entropy=lambda t: 0.5 * (1 - t) ** 3), "bad", ["→ 0.0"]),
-        (dict(entropy=lambda t: 0.5 - 0.45 * t), "warning", []),
-        (dict(entropy=lambda t: 0.001), "bad", ["0.001"]),
+        ({"entropy": lambda t: 0.5 * (1 - t) ** 3}, "bad", ["→ 0.0"]),
+        ({"entropy": lambda t: 0.5 - 0.45 * t}, "warning", []),
+        ({"entropy": lambda t: 0.001}, "bad", ["0.001"]),
     ],
     "length_drift": [
-        (dict(response_length=lambda t: 9 + 22.5 * math.sqrt(t)), "bad", ["limit 32"]),
-        (dict(response_length=lambda t: 9 * (1 - t) + 0.5), "bad", []),
-        (dict(response_length=lambda t: 6 + 16 * t), "warning", []),
+        ({"response_length": lambda t: 9 + 22.5 * math.sqrt(t)}, "bad", ["limit 32"]),
+        ({"response_length": lambda t: 9 * (1 - t) + 0.5}, "bad", []),
+        ({"response_length": lambda t: 6 + 16 * t}, "warning", []),
     ],
     "share_finished": [
-        (dict(finished=lambda t: 1 - 0.3 * t), "warning", ["→"]),
-        (dict(finished=lambda t: 1 - 0.9 * t), "bad", []),
+        ({"finished": lambda t: 1 - 0.3 * t}, "warning", ["→"]),
+        ({"finished": lambda t: 1 - 0.9 * t}, "bad", []),
     ],
-    "no_signal": [(dict(no_signal=lambda t: 0.3 + 0.5 * t), "warning", ["at a reward of 0.7"])],
+    "no_signal": [({"no_signal": lambda t: 0.3 + 0.5 * t}, "warning", ["at a reward of 0.7"])],
     "steps_too_large": [
-        (dict(clip_fraction=lambda t: 0.4), "warning", ["0.4 on average"]),
-        (dict(approx_kl=lambda t: 0.6 if t in (0, 1) else 0.004), "warning", ["step 1", "2 of 120"]),
-        (dict(approx_kl=None, clip_fraction=lambda t: 0.4), "warning", []),
+        ({"clip_fraction": lambda t: 0.4}, "warning", ["0.4 on average"]),
+        ({"approx_kl": lambda t: 0.6 if t in (0, 1) else 0.004}, "warning", ["step 1", "2 of 120"]),
+        ({"approx_kl": None, "clip_fraction": lambda t: 0.4}, "warning", []),
     ],
-    "value_useless": [(dict(value_explained_variance=lambda t: -0.2), "warning", ["108 of 108"])],
+    "value_useless": [({"value_explained_variance": lambda t: -0.2}, "warning", ["108 of 108"])],
     "mismatch": [
-        (dict(mismatch=lambda t: 0.08), "bad", ["0.08"]),
-        (dict(mismatch_max=lambda t: 3.0 if t == 1 else 0.1), "warning", ["3 at step 120"]),
+        ({"mismatch": lambda t: 0.08}, "bad", ["0.08"]),
+        ({"mismatch_max": lambda t: 3.0 if t == 1 else 0.1}, "warning", ["3 at step 120"]),
     ],
-    "hallucination": [(dict(hallucination_rate=lambda t: 0.1 + 0.3 * t), "bad", ["reward"])],
-    "tasks_fall": [(dict(task__count=lambda t: 0.9 - 0.4 * t), "bad", ["task/count"])],
+    "hallucination": [({"hallucination_rate": lambda t: 0.1 + 0.3 * t}, "bad", ["reward"])],
+    "tasks_fall": [({"task__count": lambda t: 0.9 - 0.4 * t}, "bad", ["task/count"])],
     "not_finite": [
-        (dict(loss=lambda t: math.nan if t > 0.5 else 0.1), "bad", ["loss at step 61 (60 entries)"]),
-        (dict(grad_norm=lambda t: math.inf if t == 1 else 0.1), "bad", ["grad_norm at step 120"]),
-        (dict(kl_coef=lambda t: "NaN"), "bad", ["kl_coef at step 1 "]),
+        ({"loss": lambda t: math.nan if t > 0.5 else 0.1}, "bad", ["loss at step 61 (60 entries)"]),
+        ({"grad_norm": lambda t: math.inf if t == 1 else 0.1}, "bad", ["grad_norm at step 120"]),
+        ({"kl_coef": lambda t: "NaN"}, "bad", ["kl_coef at step 1 "]),
     ],
 }  # fmt: skip
 CASES = [(rule, number) for rule, cases in SICK.items() for number in range(len(cases))]
@@ -142,11 +142,11 @@ odd = st.one_of(
     st.none(), st.floats(), st.integers(), st.booleans(), st.text(max_size=5), st.binary(max_size=3),
     st.lists(st.integers(), max_size=2), st.sampled_from(["NaN", "Infinity", 10**400, -(10**400)]),
 )  # fmt: skip
-KEYS = sorted({key for key in healthy(1)[0]} | {"task/", "/", "", "x\x1b[31m"})
+KEYS = sorted(set(healthy(1)[0]) | {"task/", "/", "", "x\x1b[31m"})
 entries_strategy = st.lists(st.dictionaries(st.sampled_from(KEYS), odd, max_size=8), max_size=30)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(entries_strategy, st.dictionaries(st.sampled_from(["max_new_tokens", "kl_target"]), odd))
 def test_odd_entries_are_judged_without_an_error(entries, run):
     for found in findings(entries, run):

@@ -72,7 +72,7 @@ def test_another_prompts_answer_is_often_wrong_and_nonsense_always(world):
     reward = WorldReward()
     assert reward(world, said(*["hm"] * len(world))) == [0.0] * len(world)
     captions = sum(p.task == "caption" for p in world)
-    assert 0 < captions and reward.unread == len(world) - captions
+    assert captions > 0 and reward.unread == len(world) - captions
 
 
 def test_a_caption_is_scored_by_the_formula_in_the_docstring():

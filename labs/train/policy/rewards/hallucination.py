@@ -35,8 +35,8 @@ class YesBiasBonus:
     Where the truth is yes nothing is added: a model that already says yes too often needs no more
     reason to. Answers that are neither get 0; questions of another kind get None.
 
-    LLaVA-RLHF (llava-rlhf/LLaVA-RLHF, RLHF/models/ppo_trainer.py, the correctness bonus); it is
-    multiplied by 2 there. Chapter 5.
+    LLaVA-RLHF (llava-rlhf/LLaVA-RLHF, RLHF/models/ppo_trainer.py, `correct_bonus`; its script
+    multiplies it by 2). There an answer is what it starts with; here it is read whole. Chapter 5.
     """
 
     name = "yes_bias"

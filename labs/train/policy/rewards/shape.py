@@ -1,7 +1,8 @@
 """What is done to a reward before it is learnt from, apart from the KL. Pure functions. Chapter 5.
 
-The order of LLaVA-RLHF's trainer (RLHF/models/ppo_trainer.py): the reward itself is bounded, then
-what a missing end and the length cost is taken off, so that a bound cannot hide a penalty.
+LLaVA-RLHF (llava-rlhf/LLaVA-RLHF, RLHF/models/ppo_trainer.py) adds to the reward model's score what a
+missing stop token and the length cost; it bounds nothing. Here a bound comes first, so that it cannot
+hide a penalty.
 """
 
 from collections.abc import Sequence
