@@ -21,6 +21,7 @@ def check_ours(trainer, rows: list[dict], settings: dict) -> str:
     from labs.train.policy.score import score
     from labs.train.policy.update import Sums
 
+    shared.fill_adapter(trainer.model, shared.CHECKED)
     processor, policy = trainer.processor, trainer.policy
     prompts = [trainer.train_dataset[i] for i in range(settings["prompts"])]
     asked = [prompt for prompt in prompts for _ in range(policy.num_generations)]
@@ -74,6 +75,7 @@ def check_ours(trainer, rows: list[dict], settings: dict) -> str:
 
 def check_trl(trainer, dataset, rows: list[dict], settings: dict) -> str:
     """TRL's own numbers for given answers: its rollout is replaced, all that follows is its own."""
+    shared.fill_adapter(trainer.model, shared.CHECKED)
     tokenizer, prompts = trainer.processing_class.tokenizer, settings["prompts"]
     given = shared.given_completions(
         tokenizer, rows[:prompts], settings["generations"], settings["max_new_tokens"]

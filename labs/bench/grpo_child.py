@@ -136,10 +136,10 @@ def ours(settings: dict) -> None:
         ),
         on_log=lambda entry: clock.step({name: entry[name] for name in TRL_NAMES}),
     )
+    check = check_ours(trainer, rows, settings)
     shared.fill_adapter(model)
-    setup = identity(model) | {"check": check_ours(trainer, rows, settings)}
     clock = Clock(turns, settings, level)
-    turns.ready(setup)
+    turns.ready(identity(model) | {"check": check})
     clock.start()
     trainer.train()
 
@@ -216,10 +216,10 @@ def trl(settings: dict) -> None:
         )
         # Its log is printed with every step; printing is not what is measured.
         trainer.remove_callback(transformers.PrinterCallback)
+        check = check_trl(trainer, dataset, rows, settings)
         shared.fill_adapter(trainer.model)
-        setup = identity(trainer.model) | {"check": check_trl(trainer, dataset, rows, settings)}
         clock = Clock(turns, settings, level)
-        turns.ready(setup)
+        turns.ready(identity(trainer.model) | {"check": check})
         clock.start()
         trainer.train()
 

@@ -75,7 +75,8 @@ def _show(diary, found, quantities, report) -> None:
     for name in ("first", "last", "best", "at step"):
         table.add_column(name, justify="right")
     for q in quantities:
-        best = short(q.best) if q.best is not None else f"{short(q.low)} to {short(q.high)}"
+        spread = short(q.low) if q.low == q.high else f"{short(q.low)} to {short(q.high)}"
+        best = spread if q.best is None else short(q.best)
         at = "" if q.best_step is None else str(q.best_step)
         table.add_row(Text(q.name), short(q.first), short(q.last), best, at)
     console.print(table)

@@ -178,6 +178,7 @@ def kl_estimate(
     if kind == "k2":
         return difference.square() / 2
     if kind == "k3":
-        # exp(-d) - 1 loses every digit for small d; and a last rounding must not turn it negative.
+        # exp(-d) - 1 would lose every digit for small d. The clamp promises what a correctly rounded
+        # expm1 gives by itself; not every device has one.
         return (torch.expm1(-difference) + difference).clamp(min=0)
     raise ValueError(f'kind is "k1", "k2" or "k3", not {kind!r}.')

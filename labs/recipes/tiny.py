@@ -67,15 +67,16 @@ def _tiny_policy(recipe: "Recipe") -> dict[str, Any]:
     """Small rollouts with as many updates each; the oracle where a reward model would be loaded."""
     policy = recipe.policy
     generations = min(policy.num_generations, 4)
+    answers = 16 if generations > 1 else 8  # a step; of two or three groups none may differ
     changes: dict[str, Any] = {
-        "prompts_per_step": 16 // generations,
+        "prompts_per_step": answers // generations,
         "num_generations": generations,
         "max_prompt_length": None,
         "max_new_tokens": 24,
     }
     if policy.minibatch_size is not None:
         parts = max(1, policy.prompts_per_step * policy.num_generations // policy.minibatch_size)
-        changes["minibatch_size"] = max(1, 16 // parts)
+        changes["minibatch_size"] = max(1, answers // parts)
     # A file's answers are checked by `answer`; in the world they are checked by its oracle.
     rewards: dict[str, float | None] = dict.fromkeys(recipe.rewards)
     for name, weight in recipe.weights.items():

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from labs.data import Collator
+from labs.data.collate import PER_TOKEN
 from labs.data.encode import encode
 from labs.data.labels import IGNORE
 from labs.data.skips import REASONS, Skip
@@ -44,8 +45,7 @@ def encode_rated(
     tokenizer = getattr(processor, "tokenizer", processor)
     if not finished and int(made["input_ids"][end - 1]) in _end_tokens(tokenizer):
         end -= 1
-    length = len(made["input_ids"])
-    per_token = {k: v[:end] for k, v in made.items() if isinstance(v, Tensor) and len(v) == length and v.ndim == 1}  # fmt: skip
+    per_token = {name: made[name][:end] for name in PER_TOKEN if name in made}
     return made | per_token
 
 

@@ -6,6 +6,7 @@ rated.save("tiny-rm")
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from labs.train.loop import Trainer, TrainResult
 from labs.train.methods import apply_method
 from labs.train.reward import RewardCollator, RewardObjective, RewardPairDataset
 from labs.train.rng import seed_all
+from labs.train.setup import enable_checkpointing
 
 METHODS = ("full", "lora", "rslora")
 HEAD = "scalar_head"
@@ -134,12 +136,14 @@ def train_reward(
         raise InputError(
             "The ensemble's members have trunks of their own.", "Train them one by one."
         )
-    policies: dict[str, str] = {}
-    if not (config.method != "full" and lora_layers(trunk)):  # else: go on with its LoRA
-        policies = apply_method(trunk, config).policies
-    else:
+    if config.method != "full" and lora_layers(trunk):  # go on with the LoRA that it carries
         policies = dict.fromkeys({part_of(n) for n, _ in trunk.named_parameters()}, "frozen")
         policies["lora"] = "all"
+    else:
+        policies = apply_method(trunk, config).policies
+    if config.gradient_checkpointing:  # the loop would look for the switch on the whole model
+        enable_checkpointing(trunk)
+        config = replace(config, gradient_checkpointing=False)
     data = RewardPairDataset(train_pairs, processor, max_length, facts, keep=keep)
     held_out = None
     if eval_pairs is not None:
@@ -156,10 +160,13 @@ def train_reward(
     )
     result = trainer.train(resume)
     own = {name.split("vlm.", 1)[1] for name in trainer.names if "vlm." in name}
+    trained = {name.replace(".base.", ".") for name in own if ".lora_" not in name}
     for member in members:
-        member.trained = member.trained | {n.replace(".base.", ".") for n in own if ".lora_" not in n}  # fmt: skip
+        member.trained = member.trained | trained
     model.eval()
-    reference = held_out if held_out is not None else torch.utils.data.Subset(data, range(min(1000, len(data))))  # fmt: skip
+    reference = held_out
+    if reference is None:
+        reference = torch.utils.data.Subset(data, range(min(1000, len(data))))
     normalise_on(model, processor, reference, config.per_device_eval_batch_size)
     if config.output_dir and config.save_final and trainer.main:
         folder = Path(config.output_dir) / "reward_model"

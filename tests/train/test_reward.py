@@ -271,3 +271,15 @@ def test_methods_that_could_not_be_loaded_again_are_refused(processor):
     for config in (quiet(method="dora"), quiet(method="lora", lora=LoraSettings(implementation="peft"))):  # fmt: skip
         with pytest.raises(InputError, match="cannot be trained"):
             train_reward(build_tiny_llava()[0], processor, some_pairs(2), None, config)
+
+
+def test_checkpointing_changes_no_gradient(processor):
+    def run(**changes):
+        config = quiet(max_steps=2, method="lora", lora=LoraSettings(r=2, alpha=4), **changes)
+        model, result = train_reward(
+            build_tiny_llava(seed=0)[0], processor, some_pairs(4), None, config
+        )
+        assert model.vlm.is_gradient_checkpointing == bool(changes)
+        return result.losses()[1]
+
+    assert run(gradient_checkpointing=True) == pytest.approx(run(), abs=1e-6)

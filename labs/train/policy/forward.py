@@ -1,5 +1,6 @@
 """Log-probabilities, entropy and values of sampled answers, in one forward. Chapter 5."""
 
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,6 +82,11 @@ class PolicyForward(nn.Module):
         )
         self.by_features = model.config.model_type in FEATURES
         self.causal = model.config.model_type in CAUSAL
+        ids = (model.config, text, getattr(model, "generation_config", None))
+        self.filler = next((i for c in ids if (i := getattr(c, "pad_token_id", None))), 0)
+        # Qwen-VL counts positions by rows and columns where these ids mark a picture.
+        reads = inspect.signature(getattr(model, model.base_model_prefix, model).forward)
+        self.marks_pictures = "mm_token_type_ids" in reads.parameters
         self.packs = can_pack(model) if shared_prefix is None else shared_prefix
         if self.packs and not can_pack(model):
             raise InputError(
@@ -108,7 +114,7 @@ class PolicyForward(nn.Module):
             backbone = self.model.model.language_model
         else:
             backbone = getattr(self.model, self.model.base_model_prefix or "model")
-            inputs |= {"input_ids": input_ids, **pixels}
+            inputs |= self._words(input_ids, asked) | pixels
         if self.plain_head:
             states = backbone(**inputs, use_cache=False).last_hidden_state[at]
             logprobs, entropy = linear_token_logprobs(
@@ -122,6 +128,21 @@ class PolicyForward(nn.Module):
             states = outputs.hidden_states[-1][at]
         values = self.value_head(states) if self.value_head is not None else None
         return Outputs(logprobs, entropy, values)
+
+    def _words(self, input_ids: Tensor, asked: Tensor) -> dict:
+        """What the model reads beside the pixels, where it finds the placeholders itself.
+
+        Such models refuse a placeholder without a picture. One that the policy has said is read as
+        padding; the rollout read it as a word, so what comes after it differs (see `mismatch`).
+        """
+        image = getattr(self.model.config, "image_token_id", None)
+        if image is None:
+            return {"input_ids": input_ids}
+        placeholders = input_ids == image
+        found = {"input_ids": input_ids.masked_fill(placeholders & ~asked, self.filler)}
+        if self.marks_pictures:
+            found["mm_token_type_ids"] = (placeholders & asked).int()
+        return found
 
     def _embeds(self, input_ids: Tensor, asked: Tensor, features, pixels: dict) -> Tensor:
         embeds = self.model.get_input_embeddings()(input_ids)

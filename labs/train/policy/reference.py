@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from labs.models.lora import lora_layers
+from labs.models.adapters import BottleneckAdapter
+from labs.models.lora import LoRALinear
 from labs.models.parts import part_of
 
 
@@ -36,7 +37,7 @@ class Reference:
             if self.peft_model is not None:
                 stack.enter_context(self.peft_model.disable_adapter())
             else:
-                stack.enter_context(lora_off(self.model))
+                stack.enter_context(adapters_off(self.model))
             self._swap()
             stack.callback(self._swap)
             yield
@@ -47,9 +48,9 @@ class Reference:
 
 
 @contextlib.contextmanager
-def lora_off(model: nn.Module) -> Iterator[None]:
-    """Within it our LoRA layers are the frozen layers that they wrap."""
-    layers = list(lora_layers(model).values())
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within it our LoRA layers and bottleneck adapters are the frozen layers that they wrap."""
+    layers = [m for m in model.modules() if isinstance(m, LoRALinear | BottleneckAdapter)]
     for layer in layers:
         layer.forward = layer.base.forward  # on the instance: it hides the class's
     try:

@@ -128,7 +128,7 @@ def share_finished(view: View) -> Judged:
 def no_signal(view: View) -> Judged:
     if view.critic and not view.has("no_signal"):
         return []  # a value head compares an answer with its estimate, not with its group
-    share = view.get("no_signal")
+    share = view.get("no_signal", 5)
     if share.last <= NO_SIGNAL:
         return []
     shown = f"no_signal {short(share.first)} → {short(share.last)}"

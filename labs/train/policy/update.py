@@ -20,7 +20,7 @@ class Experience:
     """One rollout, ready to learn from. Tensors are [N, T] but the advantages of groups, [N].
 
     old: log-probabilities of the policy that made it; None where only one update is made from it,
-    which then takes its own.
+    which then takes its own. pieces: the minibatches of an epoch, the same on every rank.
     """
 
     rows: Sequences
@@ -30,22 +30,27 @@ class Experience:
     old: Tensor | None = None
     reference: Tensor | None = None
     values: Tensor | None = None
+    pieces: int = 1
 
 
 @dataclass
 class Sums:
-    """What the micro-batches of a step report, weighted by their share; read once, at its end."""
+    """What the micro-batches of a step report, each weighted by its share; read once, at its end."""
 
     totals: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
 
-    def add(self, share: float, **values: Tensor) -> None:
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value.detach() * share
-            self.weights[name] = self.weights.get(name, 0.0) + share
+    def add(self, name: str, weighted: Tensor, share: float) -> None:
+        """weighted: a mean times its share."""
+        self.totals[name] = self.totals.get(name, 0.0) + weighted.detach()
+        self.weights[name] = self.weights.get(name, 0.0) + share
 
     def means(self) -> dict[str, float]:
-        return {name: float(total) / self.weights[name] for name, total in self.totals.items()}
+        return {
+            name: float(total) / self.weights[name]
+            for name, total in self.totals.items()
+            if self.weights[name]
+        }
 
 
 def minibatches(
@@ -53,7 +58,8 @@ def minibatches(
 ) -> Iterator[tuple[int, Tensor]]:
     """(epoch, row numbers) of every update of a step, in an order that seed alone decides.
 
-    Prompts are shuffled, not answers: a prompt's answers stay together, so that it is read once.
+    Prompts are shuffled, not answers: a prompt's answers stay together, so that it is read once. A
+    rank with fewer rows than others ends an epoch with empty minibatches: it takes part, with nothing.
     """
     rows = len(experience.rows)
     size = min(config.minibatch_size or rows, rows)
@@ -62,8 +68,8 @@ def minibatches(
     for epoch in range(config.num_epochs):
         shuffled = torch.randperm(len(groups), generator=generator).tolist()
         order = torch.cat([groups[g] for g in shuffled]) if size < rows else torch.arange(rows)
-        for start in range(0, rows, size):
-            yield epoch, order[start : start + size]
+        for piece in range(max(experience.pieces, -(-rows // size))):
+            yield epoch, order[piece * size : (piece + 1) * size]
 
 
 def groups_of(rows: Sequences) -> list[Tensor]:
@@ -99,13 +105,19 @@ def micro_loss(
     config: PolicyConfig,
     coef: float,
     packed: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of some rows and what to watch, each a mean over these rows alone.
+    shares: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+    """What some rows add to the loss of a minibatch, and what to watch: (weighted mean, share) by name.
 
-    policy + vf_coef * value + coef * KL (where `kl_in` is "loss")
+        policy + vf_coef * value + coef * KL (where `kl_in` is "loss")
+
+    shares: how much of the minibatch's tokens, and of its rows, is here. Policy and KL are means as
+    `aggregate` says; the value loss is a mean over tokens whatever that is.
     """
     rows = experience.rows.select(chosen)
     tokens = rows.mask.shape[1]
+    of_tokens, of_rows = shares
+    share = of_tokens if config.aggregate == "token" else of_rows
 
     def part(x: Tensor | None) -> Tensor | None:
         return None if x is None else x[chosen, :tokens] if x.ndim == 2 else x[chosen]
@@ -122,32 +134,35 @@ def micro_loss(
         out.logprobs, old, advantages, mask, config.clip, config.clip_high,
         config.ratio_level, config.aggregate, config.max_new_tokens,
     )  # fmt: skip
-    loss = policy.loss
+    loss = policy.loss * share
     gap = ((out.logprobs.detach() - rollout) * mask).abs()
     watch = {
-        "policy_loss": policy.loss,
-        "clip_fraction": policy.clip_fraction,
-        "approx_kl": policy.approx_kl,
-        "entropy": masked_mean(out.entropy, mask),
-        "mismatch": masked_mean(gap, mask),
-    }
+        "policy_loss": (policy.loss, share),
+        "clip_fraction": (
+            policy.clip_fraction, of_tokens if config.ratio_level == "token" else of_rows
+        ),
+        "approx_kl": (policy.approx_kl, of_tokens),
+        "entropy": (masked_mean(out.entropy, mask), of_tokens),
+        "mismatch": (masked_mean(gap, mask), of_tokens),
+    }  # fmt: skip
     if out.values is not None:
         value = ppo_value_loss(
             out.values, part(experience.values), part(experience.targets.returns), mask,
             config.clip_value,
         )  # fmt: skip
-        loss = loss + config.vf_coef * value.loss
-        watch |= {"value_loss": value.loss, "value_clip_fraction": value.clip_fraction}
+        loss = loss + config.vf_coef * of_tokens * value.loss
+        watch["value_loss"] = (value.loss, of_tokens)
+        watch["value_clip_fraction"] = (value.clip_fraction, of_tokens)
     if config.kl_in == "loss" and experience.reference is not None:
         kl = kl_estimate(out.logprobs, part(experience.reference), config.kl_kind)
         mean = aggregate_tokens(kl, mask, config.aggregate, config.max_new_tokens)
-        loss = loss + coef * mean
-        watch["kl_loss"] = mean
-    return loss, watch | {"loss": loss}
+        loss = loss + coef * share * mean
+        watch["kl_loss"] = (mean, share)
+    weighted = {name: (value.detach() * by, by) for name, (value, by) in watch.items()}
+    return loss, weighted | {"loss": (loss.detach(), share)}
 
 
-def share_of(experience: Experience, chosen: Tensor, config: PolicyConfig) -> Tensor:
-    """What a mean over these rows weighs in a mean over more of them: its tokens, or its rows."""
-    if config.aggregate == "token":
-        return experience.rows.mask[chosen].sum()
-    return torch.tensor(len(chosen))
+def shares_of(experience: Experience, chosen: Tensor) -> Tensor:
+    """(tokens, rows) of these rows: what a mean over them weighs in a mean over more of them."""
+    mask = experience.rows.mask[chosen]
+    return torch.stack([mask.sum(), mask.new_tensor(len(chosen), dtype=torch.long)]).double()

@@ -119,6 +119,17 @@ def test_the_limit_of_length_and_the_target_of_kl_come_from_the_run():
     assert "kl_runaway" in alarms(far, {"config": {"policy": {"kl_target": 1.0}}})
 
 
+def test_what_gets_worse_with_the_reward_is_another_matter():
+    worse = {"hallucination_rate": lambda t: 0.1 + 0.3 * t, "task__count": lambda t: 0.9 - 0.4 * t}
+    assert set(alarms(changed(healthy(), **worse))) == {"hallucination", "tasks_fall"}
+    assert alarms(changed(healthy(), **worse, reward=lambda t: 0.8 - 0.4 * t)) == {}
+
+
+def test_a_number_too_large_for_a_float_has_diverged():
+    found = alarms(changed(healthy(), loss=lambda t: 10**400 if t == 1 else 0.1))
+    assert "loss at step 120" in found["not_finite"].evidence
+
+
 def test_kl_that_has_settled_far_away_is_found_too():
     found = alarms(changed(healthy(), kl_per_sequence=lambda t: 80.0))
     assert "80 → 80 → 80" in found["kl_runaway"].evidence
