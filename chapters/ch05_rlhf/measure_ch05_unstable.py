@@ -3,7 +3,7 @@
 Prints one JSON object for `python -m book.measure ch05_unstable` (about 15 minutes on two cores).
 
 captions    paid only for inventing nothing: without KL, and with 0.1 and 0.3
-narrow      existence questions alone, all weights, 100 steps: without KL, with it, with all tasks asked
+narrow      existence questions alone, all weights, 100 steps: without KL, with it, by LoRA, all tasks asked
 whitening   a reward that is 10 too high everywhere: advantages whitened or not
 values      a reward a hundred times as large: value loss clipped or not
 explore     a start that always says yes: as it is, hotter, and after 20 steps of supervised sparks
@@ -18,6 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from labs.bench.record import POLICY
+
 SEEDS = (0, 1, 2)
 CURVES = (
     "reward", "hallucination_rate", "objects_named", "response_length", "kl_per_sequence",
@@ -26,7 +28,7 @@ CURVES = (
 CODE = [
     "chapters/ch05_rlhf/measure_ch05_unstable.py",
     "chapters/ch05_rlhf/runs.py",
-    "labs/train/policy",
+    *POLICY,
     "labs/suites/alignment.py",
     "labs/losses/advantages.py",
     "labs/losses/policy.py",
@@ -60,6 +62,7 @@ def arms() -> dict[str, dict]:
         "captions/KL 0.3": captions | {"kl_coef": 0.3},
         "narrow/no KL": narrow | {"kl_coef": 0.0},
         "narrow/KL 0.1": narrow | {"kl_coef": 0.1},
+        "narrow/LoRA, no KL": narrow | {"kl_coef": 0.0, "method": "lora"},
         "narrow/all tasks asked": narrow | {"kl_coef": 0.1, "mix": EVERYTHING, "max_new_tokens": 112},
         "whitening/not whitened": whiten | {"whiten_advantages": False},
         "whitening/whitened": whiten,

@@ -47,7 +47,7 @@ BENCHES = {
     ),
     "grpo": (
         "labs.bench.grpo",
-        "A GRPO step beside TRL's GRPOTrainer: completions a second, memory.",
+        "A step of GRPO against TRL's GRPOTrainer, at the same log-probabilities, loss and gradient.",
     ),
     "rlhf": (
         "labs.bench.rlhf",

@@ -26,6 +26,16 @@ ENCODING = tuple(
     f"labs/data/{name}.py"
     for name in ("collate", "dataset", "encode", "labels", "packing", "skips", "template")
 )
+# What decides a policy run's numbers: not its diary, nor its report.
+POLICY = tuple(
+    f"labs/train/policy/{name}.py"
+    for name in (
+        "completion", "config", "control", "experience", "forward", "learn", "lengths", "packed",
+        "prompts", "recompute", "reference", "rewards/check", "rewards/checkable",
+        "rewards/hallucination", "rewards/mix", "rewards/shape", "score", "sequences", "targets",
+        "trainer", "update", "world",
+    )
+)  # fmt: skip
 # The part of labs/formats that the data doctor reads with.
 READING = tuple(
     f"labs/formats/{name}.py"

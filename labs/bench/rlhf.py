@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from labs.bench.record import ENCODING
+from labs.bench.record import POLICY
 from labs.errors import InputError
 
 START = "tiny-sft"
@@ -23,7 +23,7 @@ SEED = 0
 CODE = (
     "labs/bench/rlhf.py",
     "labs/suites/alignment.py",
-    "labs/train/policy",
+    *POLICY,
     "labs/train/methods.py",
     "labs/recipes/tiny_ppo.yaml",
     "labs/recipes/tiny_grpo.yaml",
@@ -37,7 +37,6 @@ CODE = (
     "labs/models/rollout.py",
     "labs/shapes",
     "labs/zoo/weights/tiny-sft",
-    *ENCODING,
 )
 TARGETS = {
     "adversarial_accuracy": 0.80,

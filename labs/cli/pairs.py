@@ -35,6 +35,10 @@ def pairs(
     position_bias: Annotated[float, typer.Option(help="What the first shown gains.")] = 0.0,
     yes_bias: Annotated[float, typer.Option(help="What answers that say yes gain.")] = 0.0,
     annotators: Annotated[int, typer.Option(min=1, help="How many vote on each pair.")] = 1,
+    corrected: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of world prompts: true against wrong answers."),
+    ] = 0.0,
     tasks: Annotated[
         str | None, typer.Option(help="Of world prompts, such as caption,existence.")
     ] = None,
@@ -66,18 +70,26 @@ def pairs(
 ):
     """Sample answers, let simulated annotators compare them, write preference pairs.
 
-    The world's answers are judged by its oracle, a file's by its right answers; the annotators see
+    A share --corrected of the world's prompts is not asked: their pair is the true answer and a plausible
+    wrong one. The world's answers are judged by its oracle, a file's by its right answers; the annotators see
     that through their noise and their biases. Ties, duplicates and equally good answers are left out
     and counted.
 
     Examples:  labs pairs --model tiny-sft --prompts world:400 --generations 4 --output pairs.jsonl
                labs pairs --noise 0.2 --length-bias 1 --annotators 3 --output pairs.jsonl
+               labs pairs --corrected 0.8 --output pairs.jsonl
                labs pairs show pairs.jsonl
     """
     if context.invoked_subcommand is not None:
         return
     if output is None:
         raise InputError("No file to write was named.", "Add --output pairs.jsonl.")
+
+    if corrected and not prompts.startswith("world:"):
+        raise InputError(
+            "--corrected needs to know what a picture shows, and a file does not say.",
+            "Leave it out, or use --prompts world:400.",
+        )
 
     from rich.console import Console
 
@@ -102,7 +114,7 @@ def pairs(
         made, report = sample_pairs(
             loaded, processor, asked, generations, temperature, people, seed,
             lambda done: status.update(f"sampling: {done} of {len(asked)} prompts"),
-            max_new_tokens=max_new_tokens, keep_equal=keep_equal, per_prompt=per_prompt,
+            corrected=corrected, max_new_tokens=max_new_tokens, keep_equal=keep_equal, per_prompt=per_prompt,
             max_tokens=max_tokens, batch_size=batch_size,
         )  # fmt: skip
     if not made:

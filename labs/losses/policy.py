@@ -155,7 +155,8 @@ def ppo_value_loss(
         return ValueLoss(masked_mean(losses, real) / 2, losses.new_zeros(()))
     old_values, _ = under_mask(old_values.detach(), mask)
     held = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
-    clipped = (held > losses).to(losses.dtype)
+    left = (values - old_values).abs() > clip  # without it rounding counts as clipping
+    clipped = (left & (held > losses)).to(losses.dtype)
     return ValueLoss(masked_mean(torch.maximum(losses, held), real) / 2, masked_mean(clipped, real))
 
 

@@ -112,14 +112,17 @@ class DataSpec:
 class PairsSpec:
     """Preference pairs and what is learnt from them. Chapter 5.
 
-    Where from: a file at `path` (labs.formats.read_preferences), or sampled: `sampler` answers
-    `world`'s questions `num_generations` times each, and simulated annotators choose.
+    Where from: a file at `path` (labs.formats.read_preferences), or `world`'s questions. `sampler`
+    answers each `num_generations` times, but for a share `corrected` of them the pair is the true answer
+    and a plausible wrong one; simulated annotators choose. `world`'s lessons are corrected pairs that
+    come first, in order (set `train.shuffle: false` with them).
     """
 
     path: str | None = None
     image_root: str | None = None
     world: WorldSpec | None = None
     sampler: str | None = None  # a zoo name or folder; None: the recipe's own model
+    corrected: float = 0.0  # share of the questions that are answered by no model
     num_generations: int = 4
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -137,6 +140,8 @@ class PairsSpec:
     def __post_init__(self):
         if (self.path is None) == (self.world is None):
             raise ValueError("give either path or world")
+        if isinstance(self.corrected, int | float) and not 0 <= self.corrected <= 1:
+            raise ValueError("corrected must be between 0 and 1")
 
 
 @dataclass

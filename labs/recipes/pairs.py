@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from labs.errors import InputError
 from labs.formats import Preference
-from labs.recipes import PairsSpec
+from labs.recipes import PairsSpec, WorldSpec
 from labs.recipes.policy import world_prompts
 
 
@@ -14,16 +15,32 @@ def build_pairs(
 ) -> tuple[list[Preference], list[Preference] | None]:
     """(pairs to train on, pairs held out or None). model, processor: who answers, unless `sampler`.
 
-    Raises InputError where nothing is left to train on.
+    Lessons stay in front, in order, and are not held out. Raises InputError where nothing is left to
+    train on.
     """
     if spec.path:
         from labs.formats import read_preferences
 
         # A pair of equal answers teaches nothing; the published sets hold a few.
         pairs = [p for p in read_preferences(spec.path, spec.image_root) if not p.tied]
-    else:
-        pairs = sampled_pairs(spec, model, processor, seed)
-    return held_apart(pairs, spec.held_out, seed)
+        return held_apart(pairs, spec.held_out, seed)
+    if spec.sampler and spec.corrected < 1:
+        from labs.models import load_vlm
+
+        model, processor = load_vlm(spec.sampler)
+    world, lessons = spec.world, []
+    for number, lesson in enumerate(world.lessons, 1):
+        part = WorldSpec(lesson.length, [], world.split, world.seed + 1000 * number, lesson.mix)
+        lessons += sampled_pairs(replace(spec, world=part, corrected=1.0), None, processor, seed)
+    left = world.length - sum(lesson.length for lesson in world.lessons)
+    if left < 1:
+        raise InputError(
+            f"pairs.world.length is {world.length}, and its lessons leave nothing of that.",
+            "Raise it: it counts the lessons too.",
+        )
+    rest = replace(spec, world=replace(world, length=left, lessons=[]))
+    pairs, held = held_apart(sampled_pairs(rest, model, processor, seed), spec.held_out, seed)
+    return lessons + pairs, held
 
 
 def sampled_pairs(spec: PairsSpec, model, processor, seed: int = 0) -> list[Preference]:
@@ -31,10 +48,6 @@ def sampled_pairs(spec: PairsSpec, model, processor, seed: int = 0) -> list[Pref
     from labs.data.preference import panel
     from labs.train.preferences import sample_pairs
 
-    if spec.sampler:
-        from labs.models import load_vlm
-
-        model, processor = load_vlm(spec.sampler)
     people = panel(
         spec.annotators, seed, noise=spec.noise, length_bias=spec.length_bias,
         position_bias=spec.position_bias, yes_bias=spec.yes_bias,
@@ -47,6 +60,7 @@ def sampled_pairs(spec: PairsSpec, model, processor, seed: int = 0) -> list[Pref
         spec.temperature,
         people,
         seed,
+        corrected=spec.corrected,
         max_new_tokens=spec.max_new_tokens,
         per_prompt=spec.per_prompt,
         max_tokens=spec.max_length,

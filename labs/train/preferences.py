@@ -1,12 +1,15 @@
-"""Preference pairs from a model's own answers, judged by what is known of the picture. Chapter 5."""
+"""Preference pairs: a model's own answers, or true against wrong ones, judged by what is known of the
+picture. Chapter 5."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from labs.data.preference import Annotator, PairReport, Sampled, make_pairs
+from labs.data.preference import Annotator, PairReport, Sampled, answer_quality, make_pairs
+from labs.data.preference.corrected import wrong_answer
 from labs.errors import InputError
 from labs.formats import IMAGE, Preference, Turn, load_image
 from labs.models.rollout import sample_completions
-from labs.shapes import caption
+from labs.shapes import caption, seeded
 from labs.train.policy.completion import Completion, Reward
 from labs.train.policy.prompts import Prompt
 from labs.train.policy.rewards import AnswerReward, WorldReward
@@ -25,6 +28,7 @@ def sample_pairs(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     *,
+    corrected: float = 0.0,
     judge: Reward | None = None,
     max_new_tokens: int = 128,
     keep_equal: bool = False,
@@ -34,6 +38,10 @@ def sample_pairs(
 ) -> tuple[list[Preference], PairReport]:
     """Samples `num_generations` answers a prompt and makes pairs of them.
 
+    corrected: the share of the prompts, drawn by `seed`, that are not asked: their pair is the true answer
+    and a plausible wrong one (`labs.data.preference.corrected.wrong_answer`), with "corrected": true in
+    its `meta`, and the annotators vote on it as on any other. They need prompts of the world; others
+    are counted as `unjudged`. At 1 the model is not used, and may be None.
     judge: the reward that says how good an answer is. Default: the oracle for prompts of the world,
     the right answer for others; prompts of whose answers it says nothing are counted as `unjudged`.
     annotator: one or a panel; sees the qualities with its noise and its biases.
@@ -52,40 +60,59 @@ def sample_pairs(
             f"{num_generations} answers a prompt at temperature {temperature:g} give no pairs.",
             "Sample 2 or more at a temperature above 0.",
         )
-    samples, unjudged = [], 0
-    for start in range(0, len(prompts), CHUNK):
-        chosen = [prompts[i] for i in range(start, min(start + CHUNK, len(prompts)))]
+    if not 0 <= corrected <= 1:
+        raise InputError(f"A share of {corrected:g} is to be corrected.", "Give 0 to 1.")
+    ours = [seeded("source", seed, i).random() < corrected for i in range(len(prompts))]
+    asked = [i for i, own in enumerate(ours) if not own]
+    written = [(i, _written(prompts[i], seed)) for i, own in enumerate(ours) if own]
+    samples = {i: sample for i, sample in written if sample}
+    for start in range(0, len(asked), CHUNK):
+        numbers = asked[start : start + CHUNK]
+        chosen = [prompts[i] for i in numbers]
         rollout = sample_completions(
             model, processor, [p.messages for p in chosen],
             [[load_image(image) for image in p.images] for p in chosen],
             num_generations=num_generations, max_new_tokens=max_new_tokens,
             temperature=temperature, seed=seed + start, batch_size=batch_size,
         )  # fmt: skip
-        asked = [p for p in chosen for _ in range(num_generations)]
+        repeated = [p for p in chosen for _ in range(num_generations)]
         said = [
             Completion(text, tokens, finished)
             for text, tokens, finished in zip(
                 rollout.texts, rollout.mask.sum(1).tolist(), rollout.finished.tolist(), strict=True
             )
         ]
-        quality = _quality(judge, asked, said)
-        for number, prompt in enumerate(chosen):
-            own = slice(number * num_generations, (number + 1) * num_generations)
-            if any(q is None for q in quality[own]):
-                unjudged += 1
-            else:
+        quality = _quality(judge, repeated, said)
+        for place, (number, prompt) in enumerate(zip(numbers, chosen, strict=True)):
+            own = slice(place * num_generations, (place + 1) * num_generations)
+            if all(q is not None for q in quality[own]):
                 texts = tuple(c.text for c in said[own])
-                samples.append(_sampled(prompt, texts, tuple(quality[own])))
+                samples[number] = _sampled(prompt, texts, tuple(quality[own]))
         if progress:
             progress(start + len(chosen))
     tokenizer = getattr(processor, "tokenizer", processor)
     pairs, report = make_pairs(
-        samples, annotator, keep_equal=keep_equal, per_prompt=per_prompt, seed=seed,
+        [samples[i] for i in sorted(samples)], annotator, keep_equal=keep_equal,
+        per_prompt=per_prompt, seed=seed,
         tokenize=None if max_tokens is None else lambda text: tokenizer(text)["input_ids"],
         max_tokens=max_tokens,
     )  # fmt: skip
-    report.unjudged = unjudged
+    report.unjudged = len(prompts) - len(samples)
     return pairs, report
+
+
+def _written(prompt: Prompt, seed: int) -> Sampled | None:
+    """The true answer and a wrong one, as if sampled; None where the picture is not known."""
+    scene, qa = prompt.about.get("scene"), prompt.about.get("qa")
+    if scene is None or qa is None:
+        return None
+    rng = seeded("corrected", seed, prompt.id)
+    wrong = wrong_answer(qa, scene, prompt.about.get("language", "en"), rng)
+    if wrong is None:
+        return None
+    texts = (qa.answer, wrong)
+    made = _sampled(prompt, texts, tuple(answer_quality(qa, scene, text) for text in texts))
+    return replace(made, meta={**made.meta, "corrected": True})
 
 
 def _quality(judge, prompts, completions) -> list[float | None]:

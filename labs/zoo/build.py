@@ -1,8 +1,8 @@
 """Builds the zoo from nothing: `make zoo`, or one model with `python -m labs.zoo.build tiny-base`.
 
 Each model is trained by its recipe in a process of its own, stored in half precision (the weights
-are loaded in float32), reloaded, scored on held-out questions, and given a card. Of those that are
-adapters on another one, only the adapter is stored.
+are loaded in float32), reloaded, scored on held-out questions, and given a card. Of those that stand
+on another one, only what was trained is stored.
 """
 
 import argparse
@@ -68,8 +68,9 @@ PLANS = {
     ),
     "tiny-rm": Plan(
         ("tiny_rm",),
-        "A reward model: an adapter and a scalar head on tiny-sft, trained on preferences.",
-        "pairs of tiny-sft's own answers, labelled by simulated annotators with noise",
+        "A reward model: tiny-sft's language model and connector trained to rate, with a scalar head.",
+        "true answers against plausible wrong ones, both truths as often, and pairs of tiny-sft's own "
+        "answers, labelled by simulated annotators with noise",
     ),
     "tiny-ppo": Plan(
         ("tiny_ppo",),
@@ -143,11 +144,15 @@ def diseases(recipe) -> str:
 
 
 def adapter_parameters(model) -> int:
-    """How many numbers an adapter has, with the head of a reward model."""
+    """How many numbers are stored: an adapter's, or what a reward model trained and its head."""
     from labs.models.parts import part_of
 
-    own = [p for n, p in model.named_parameters() if part_of(n) == "lora" or "scalar_head" in n]
-    return sum(p.numel() for p in own)
+    trained = {f"vlm.{name}" for name in getattr(model, "trained", ())}
+    return sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if part_of(n) == "lora" or "scalar_head" in n or n in trained
+    )
 
 
 def store(card: Card, model, processor) -> None:

@@ -19,6 +19,7 @@ class Card:
     data: what it was trained on, with the rates of its diseases, in words. scores: language ->
     question type -> Score.to_dict(); `text` for what is asked about descriptions. base: the zoo model
     that an adapter belongs on; `parameters` counts both, `adapter_parameters` what is stored here.
+    A reward model's scores are of pairs (`labs.zoo.pairs`).
     """
 
     name: str
@@ -115,7 +116,8 @@ def _questions(rows: list) -> list[str]:
 def _pairs(rows: list) -> list[str]:
     lines = [
         "How often it prefers the better of two answers to a held-out question, in percent with the "
-        "95 % Wilson interval:", "",
+        "95 % Wilson interval. Pairs are the true answer and a plausible wrong one, yes/no questions also "
+        "apart by what is true; `caption` are pairs of its base's own captions.", "",
         "| questions | language | pairs | accuracy |",
         "|---|---|---|---|",
     ]  # fmt: skip

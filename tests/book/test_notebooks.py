@@ -11,7 +11,9 @@ from book.builder.execute import PageError, execute
 from book.builder.pages import Page, find_notebooks, inline_includes
 
 # Add a chapter here when its page is written: a page that silently stops being run is a failure.
-NOTEBOOKS = {"ch01_architecture", "ch02_data", "ch03_sft", "ch07_evaluation", "ch09_oom"}
+NOTEBOOKS = {
+    "ch01_architecture", "ch02_data", "ch03_sft", "ch05_rlhf", "ch07_evaluation", "ch09_oom",
+}  # fmt: skip
 
 CANARY = Page(Path(__file__).parent / "pages" / "canary.md", "tests/canary")
 HEAD = "---\nkernelspec:\n  display_name: Python 3\n  name: python3\n---\n# A page\n\n"

@@ -44,6 +44,18 @@ def test_pairs_are_sampled_written_in_both_layouts_and_shown(pairs, tmp_path):
     assert code == 0 and f"{told['written']}" in out and "share that teaches nothing" in out
 
 
+def test_corrected_pairs_need_no_answers_of_the_model_but_a_known_picture(pairs, tmp_path):
+    output = tmp_path / "pairs.jsonl"
+    code, told, _ = pairs(*WORLD, "--noise", 0, "--corrected", 1, "--output", output)
+    assert code == 0 and told["written"] == 8
+    for pair in read_preferences(output):
+        assert pair.chosen == pair.meta["answer"] != pair.rejected
+    code, _, error = pairs(
+        "--prompts", output, "--corrected", 0.5, "--output", tmp_path / "b.jsonl"
+    )
+    assert code == 2 and "--corrected" in error
+
+
 def test_a_files_prompts_are_asked_and_its_pictures_stay(pairs, tmp_path):
     from labs.shapes import Mix
     from labs.train.policy.world import WorldPrompts

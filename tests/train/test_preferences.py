@@ -118,3 +118,35 @@ def test_settings_that_give_no_pairs_are_refused(tiny, prompts):
     for wrong in ({"num_generations": 1}, {"temperature": 0.0}):
         with pytest.raises(InputError, match="give no pairs"):
             sample_pairs(*tiny, prompts, **OPTIONS | wrong)
+
+
+def test_corrected_pairs_hold_the_truth_against_a_wrong_answer_both_truths_as_often():
+    prompts = WorldPrompts(120, Mix(tasks={"existence": 1.0, "caption": 0.5}, digits=0))
+    pairs, report = sample_pairs(None, None, prompts, annotator=Annotator(noise=0), corrected=1.0)
+    assert report.made == len(pairs) == report.prompts == 120
+    answers = {p.id: p.answer for p in prompts}
+    verdicts = []
+    for pair in pairs:
+        assert pair.chosen == pair.meta["answer"] == answers[pair.id.rsplit("-", 2)[0]]
+        assert pair.meta["corrected"] and pair.meta["quality"][0] == 1 > pair.meta["quality"][1]
+        if pair.meta["task"] == "existence":
+            verdicts.append((pair.chosen, pair.rejected) in (("yes", "no"), ("是", "否")))
+    assert 0.35 < sum(verdicts) / len(verdicts) < 0.65
+    noisy, _ = sample_pairs(None, None, prompts, annotator=Annotator(noise=3), corrected=1.0)
+    assert any(p.chosen != p.meta["answer"] for p in noisy)  # people vote on them too
+
+
+def test_a_share_of_the_prompts_is_corrected_and_the_rest_asked(tiny, prompts, sampled):
+    options = OPTIONS | {"annotator": Annotator(noise=0)}
+    pairs, report = sample_pairs(*tiny, prompts, corrected=0.5, **options)
+    ours = [p for p in pairs if p.meta.get("corrected")]
+    assert 0 < len(ours) < len(pairs) and report.prompts == len(prompts)
+    order = [next(i for i, q in enumerate(prompts) if p.id.startswith(q.id + "-")) for p in pairs]
+    assert order == sorted(order)  # in the prompts' order, whichever kind
+    asked = {p.id.rsplit("-", 2)[0] for p in pairs if p not in ours}
+    assert not asked & {p.id.rsplit("-", 2)[0] for p in ours}
+    unknown = Prompt("u", (user_message("Describe the image.", 1),), prompts[0].images)
+    assert sample_pairs(None, None, [unknown], corrected=1.0)[1].unjudged == 1
+    with pytest.raises(InputError, match="0 to 1"):
+        sample_pairs(*tiny, prompts, corrected=1.5, **options)
+    assert sample_pairs(*tiny, prompts, corrected=0.0, **options)[0] == sampled[0]

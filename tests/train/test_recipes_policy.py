@@ -13,7 +13,7 @@ from labs.errors import InputError
 from labs.formats import Preference, Turn
 from labs.models import load_vlm
 from labs.models.scalar_head import RewardModel
-from labs.recipes import PairsSpec, load, recipe_names
+from labs.recipes import Lesson, PairsSpec, load, recipe_names
 from labs.recipes.pairs import build_pairs, held_apart
 from labs.recipes.policy import build_prompts, build_reward
 from labs.recipes.run import run_recipe
@@ -149,6 +149,22 @@ def test_sampled_pairs_are_the_samplers_answers_judged_by_the_panel():
     short, _ = build_pairs(recipe.pairs, *load_vlm("tiny-sft"), seed=3)
     unequal = [p for p in short if len(p.chosen) != len(p.rejected)]
     assert unequal and all(len(p.chosen) < len(p.rejected) for p in unequal)
+
+
+def test_lessons_are_corrected_pairs_in_front_and_the_world_follows():
+    recipe = load("tiny_rm", ["pairs.noise=0"], tiny=True)
+    spec = recipe.pairs
+    spec.world.length, spec.world.mix["tasks"], spec.corrected = 30, {"count": 1.0}, 1.0
+    spec.world.lessons = [Lesson(8, {"tasks": {"existence": 1.0}, "digits": 0.0})]
+    pairs, held = build_pairs(spec, None, None, seed=3)  # nobody is asked
+    assert [p.meta["task"] for p in pairs[:8]] == ["existence"] * 8
+    assert {p.meta["task"] for p in [*pairs[8:], *held]} <= {"count", "ocr"}
+    assert len(pairs) + len(held) == 30 and all(p.meta["corrected"] for p in pairs)
+    spec.world.length = 8
+    with pytest.raises(InputError, match="leave nothing"):
+        build_pairs(spec, None, None)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        load("tiny_rm", ["pairs.corrected=2"])
 
 
 def test_the_command_trains_a_policy(tmp_path, capsys):

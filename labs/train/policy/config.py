@@ -1,7 +1,9 @@
 """PolicyConfig: what reinforcement learning adds to TrainConfig, under TRL's names where it has one."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from labs.errors import InputError
 
 
 @dataclass
@@ -63,15 +65,18 @@ class PolicyConfig:
             "max_new_tokens",
             "num_epochs",
             "sample_steps",
+            "minibatch_size",
+            "max_prompt_length",
+            "kl_horizon",
         ):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1")
-        for name in ("temperature", "top_p", "clip"):
+        for name in ("temperature", "top_p", "clip", "kl_target", "target_kl", "importance_cap"):
             value = getattr(self, name)
             if isinstance(value, int | float) and value <= 0:
                 raise ValueError(f"{name} must be above 0")
-        for name in ("gamma", "lam"):
+        for name in ("gamma", "lam", "top_p"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1")
@@ -79,3 +84,13 @@ class PolicyConfig:
             raise ValueError(
                 f"{self.algorithm} compares answers to one prompt: num_generations must be 2 or more"
             )
+
+    def check_same(self, saved: dict) -> None:
+        """Raise InputError where a checkpoint was written under other settings than these."""
+        own = asdict(self)
+        for name, value in saved.items():
+            if name != "sample_steps" and own.get(name) != value:
+                raise InputError(
+                    f"The checkpoint was written with policy.{name} = {value}, not {own.get(name)}.",
+                    "Resume with the settings of the run, or begin a new one from its model.",
+                )

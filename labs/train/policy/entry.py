@@ -91,9 +91,10 @@ def samples_of(
     ]  # fmt: skip
 
 
-def over_ranks(entry: dict, weight: int) -> dict:
-    """The ranks' entries as one, the same on all: means weighted by `weight` (their answers) over the
-    ranks that have the number; counts of what was skipped are added, maxima taken."""
+def over_ranks(entry: dict, weight: int) -> tuple[dict, int]:
+    """The ranks' entries as one, the same on all, and the sum of their weights: means weighted by
+    `weight` (the answers learnt from) over the ranks that have the number; counts of what was skipped
+    are added, maxima taken."""
     ranks: list = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(ranks, (weight, entry))
     found = {}
@@ -105,4 +106,4 @@ def over_ranks(entry: dict, weight: int) -> dict:
             found[name] = max(v for _, v in given)
         else:
             found[name] = sum(w * v for w, v in given) / sum(w for w, _ in given)
-    return found
+    return found, sum(w for w, _ in ranks)

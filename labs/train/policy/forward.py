@@ -1,7 +1,8 @@
 """Log-probabilities, entropy and values of sampled answers, in one forward. Chapter 5."""
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,6 +85,8 @@ class PolicyForward(nn.Module):
         self.causal = model.config.model_type in CAUSAL
         ids = (model.config, text, getattr(model, "generation_config", None))
         self.filler = next((i for c in ids if (i := getattr(c, "pad_token_id", None))), 0)
+        image = getattr(model.config, "image_token_id", None)
+        self.image_id = -1 if image is None else image
         # Qwen-VL counts positions by rows and columns where these ids mark a picture.
         reads = inspect.signature(getattr(model, model.base_model_prefix, model).forward)
         self.marks_pictures = "mm_token_type_ids" in reads.parameters
@@ -109,40 +112,51 @@ class PolicyForward(nn.Module):
             at = (torch.arange(len(rows), device=ids.device)[:, None], rows.places)
             inputs = {} if self.causal else {"attention_mask": rows.attention_mask}
             input_ids, asked = rows.input_ids, rows.asked
+        words = contextlib.nullcontext()
         if self.by_features:
             inputs["inputs_embeds"] = self._embeds(input_ids, asked, features, pixels)
             backbone = self.model.model.language_model
         else:
             backbone = getattr(self.model, self.model.base_model_prefix or "model")
-            inputs |= self._words(input_ids, asked) | pixels
-        if self.plain_head:
-            states = backbone(**inputs, use_cache=False).last_hidden_state[at]
-            logprobs, entropy = linear_token_logprobs(
-                states, self.head.weight, ids, self.head.bias, self.temperature
-            )
-        else:  # soft-capped or scaled logits: the model's own head knows how
-            outputs = self.model(**inputs, use_cache=False, output_hidden_states=True)
-            logits = outputs.logits[at]
-            logprobs = token_logprobs(logits, ids, self.temperature)
-            entropy = entropy_of(logits.detach(), self.temperature)
-            states = outputs.hidden_states[-1][at]
+            pictured = input_ids == self.image_id
+            said = pictured & ~asked
+            inputs |= {"input_ids": input_ids.masked_fill(said, self.filler), **pixels}
+            if self.marks_pictures:
+                inputs["mm_token_type_ids"] = (pictured & asked).int()
+            words = self._as_words(said) if self.image_id >= 0 else words
+        with words:
+            states, logprobs, entropy = self._read(backbone, inputs, at, ids)
         values = self.value_head(states) if self.value_head is not None else None
         return Outputs(logprobs, entropy, values)
 
-    def _words(self, input_ids: Tensor, asked: Tensor) -> dict:
-        """What the model reads beside the pixels, where it finds the placeholders itself.
+    def _read(self, backbone: nn.Module, inputs: dict, at: tuple, ids: Tensor) -> tuple:
+        """(states, log-probabilities, entropy) at the places that predict `ids`."""
+        if self.plain_head:
+            states = backbone(**inputs, use_cache=False).last_hidden_state[at]
+            return states, *linear_token_logprobs(
+                states, self.head.weight, ids, self.head.bias, self.temperature
+            )
+        # soft-capped or scaled logits: the model's own head knows how
+        outputs = self.model(**inputs, use_cache=False, output_hidden_states=True)
+        logits = outputs.logits[at]
+        entropy = entropy_of(logits.detach(), self.temperature)
+        logprobs = token_logprobs(logits, ids, self.temperature)
+        return outputs.hidden_states[-1][at], logprobs, entropy
 
-        Such models refuse a placeholder without a picture. One that the policy has said is read as
-        padding; the rollout read it as a word, so what comes after it differs (see `mismatch`).
-        """
-        image = getattr(self.model.config, "image_token_id", None)
-        if image is None:
-            return {"input_ids": input_ids}
-        placeholders = input_ids == image
-        found = {"input_ids": input_ids.masked_fill(placeholders & ~asked, self.filler)}
-        if self.marks_pictures:
-            found["mm_token_type_ids"] = (placeholders & asked).int()
-        return found
+    @contextlib.contextmanager
+    def _as_words(self, said: Tensor) -> Iterator[None]:
+        """Within it the embeddings at `said` are the placeholder's own, whatever id stands there: a
+        model refuses a placeholder without a picture, but the rollout read it as a word."""
+
+        def put(embed, inputs, output):
+            image = torch.tensor(self.image_id, device=said.device)
+            return torch.where(said[..., None], type(embed).forward(embed, image), output)
+
+        hook = self.model.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _embeds(self, input_ids: Tensor, asked: Tensor, features, pixels: dict) -> Tensor:
         embeds = self.model.get_input_embeddings()(input_ids)

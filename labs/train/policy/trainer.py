@@ -53,7 +53,8 @@ class PolicyTrainer:
     `reward` is high. Changes `model`: adapters are put in as `config.method` says.
 
     config: optimiser, method, seed, folder; its `per_device_train_batch_size` is the micro-batch of
-    an update, in answers. policy: everything else. watch: more for the diary, from a step's answers.
+    an update, in answers; accumulation, auto_batch, validation and early stopping are not used.
+    policy: everything else. watch: more for the diary, from a step's answers.
 
     With adapters the reference is the same weights with the adapter off; see Reference. PPO's values
     come from a linear head on the policy's own last states.
@@ -105,6 +106,9 @@ class PolicyTrainer:
             model, policy.temperature, policy.algorithm == "ppo", policy.shared_prefix
         )
         self.forward.to(self.device)
+        for judge, _ in self.reward.rewards.values():  # a reward model rates where the policy is
+            if isinstance(getattr(judge, "model", None), nn.Module):
+                judge.model.to(self.device)
         self.reference = Reference(model, self.names, self.peft_model) if policy.kl_coef else None
         self.sampler = StepSampler(
             len(prompts), policy.prompts_per_step, 1, self.ranks, accelerator.process_index,
@@ -120,7 +124,7 @@ class PolicyTrainer:
         self.controller = KLController(policy.kl_coef, policy.kl_target, policy.kl_horizon)
         self.lengths = PromptLengths(model, processor, policy)
         self.position = Position()
-        # What checkpoints (labs.train.state) keep of any run.
+        # what checkpoints (labs.train.state) keep of any run
         self.running = torch.zeros((), device=self.device)
         self.best_weights = None
         self.last_checkpoint: Path | None = None
@@ -146,9 +150,11 @@ class PolicyTrainer:
             "kl_coef": self.controller.coef, "rewards": self.reward.skips.state_dict(),
             "prompts": [self.lengths.seen, self.lengths.overlong],
             "value_head": head.state_dict() if head is not None else {},
+            "policy": asdict(self.policy),
         }  # fmt: skip
 
     def _take(self, saved: dict) -> None:
+        self.policy.check_same(saved["policy"])
         self.controller.coef = saved["kl_coef"]
         self.reward.skips.load_state_dict(saved["rewards"])
         self.lengths.seen, self.lengths.overlong = saved["prompts"]
@@ -188,11 +194,12 @@ class PolicyTrainer:
             entry |= self.watch(asked, completions)
         skipped = dict(self.reward.skips.counts) | {"overlong": self.lengths.overlong}
         entry |= {f"skipped/{reason}": n for reason, n in sorted(skipped.items()) if n}
+        answers = len(experience.rows)
         if self.ranks > 1:
-            entry = over_ranks(entry, len(completions))
+            entry, answers = over_ranks(entry, answers)
         if "kl_per_sequence" in entry:
             entry["kl_coef"] = self.controller.coef
-            self.controller.update(entry["kl_per_sequence"], len(experience.rows) * self.ranks)
+            self.controller.update(entry["kl_per_sequence"], answers)
         self.scheduler.step()
         return entry, samples_of(asked, completions, scored, self.policy.num_generations)
 
@@ -212,7 +219,7 @@ class PolicyTrainer:
             seed=seed,
         )
 
-    # each of these by itself, for who looks into a step
+    # parts of a step, for who looks into one
 
     def _experience(self, prompts, rollout, scored: Scored) -> tuple[Experience, torch.Tensor]:
         return make_experience(self, prompts, rollout, scored)
@@ -222,8 +229,6 @@ class PolicyTrainer:
 
     def _minibatch(self, experience: Experience, chosen, sums: Sums) -> torch.Tensor:
         return accumulate(self, experience, chosen, sums)
-
-    # the run
 
     def train(self, resume: str | Path | bool | None = None) -> TrainResult:
         """Run to the end; `resume=True` goes on from the newest checkpoint of the output folder."""

@@ -135,12 +135,11 @@ def micro_loss(
         config.ratio_level, config.aggregate, config.max_new_tokens,
     )  # fmt: skip
     loss = policy.loss * share
+    whole_rows = config.ratio_level == "sequence" and advantages.ndim == 1
     gap = ((out.logprobs.detach() - rollout) * mask).abs()
     watch = {
         "policy_loss": (policy.loss, share),
-        "clip_fraction": (
-            policy.clip_fraction, of_tokens if config.ratio_level == "token" else of_rows
-        ),
+        "clip_fraction": (policy.clip_fraction, of_rows if whole_rows else of_tokens),
         "approx_kl": (policy.approx_kl, of_tokens),
         "entropy": (masked_mean(out.entropy, mask), of_tokens),
         "mismatch": (masked_mean(gap, mask), of_tokens),

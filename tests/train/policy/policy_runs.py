@@ -23,16 +23,14 @@ QUESTIONS = [
 ]
 
 
-def prompts(count: int = 6, images: int | None = None) -> list[Prompt]:
+def prompts(count: int = 8, images: int | None = None) -> list[Prompt]:
     """Questions with one, no and two pictures, or all with `images`."""
     found = []
     for i in range(count):
         text, number = QUESTIONS[i % len(QUESTIONS)]
         number = number if images is None else images
         shown = tuple(PICTURES[(i + k) % len(PICTURES)] for k in range(number))
-        found.append(
-            Prompt(f"p{i}", (user_message(text, number),), shown, task=f"images {number}")
-        )
+        found.append(Prompt(f"p{i}", (user_message(text, number),), shown, task=f"images {number}"))
     return found
 
 
@@ -74,13 +72,14 @@ def made_rollout(processor, asked, lengths, generations, seed=0, tokens=None) ->
     rows = len(asked) * generations
     lengths = torch.tensor([lengths[i % len(lengths)] for i in range(rows)])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    ids = torch.randint(20, 400, mask.shape, generator=generator)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    ids = torch.randint(20, min(400, len(tokenizer)), mask.shape, generator=generator)
     for place, token in (tokens or {}).items():
         ids[place] = token
     return Rollout(
         prompt_ids=encoded["input_ids"],
         prompt_mask=encoded["attention_mask"],
-        ids=ids.masked_fill(~mask, getattr(processor, "tokenizer", processor).pad_token_id),
+        ids=ids.masked_fill(~mask, tokenizer.pad_token_id),
         mask=mask.long(),
         logprobs=torch.zeros(mask.shape),
         finished=torch.ones(rows, dtype=torch.bool),
@@ -103,3 +102,9 @@ def shake(model, scale: float = 0.1, seed: int = 0) -> None:
         for p in model.parameters():
             if p.requires_grad:
                 p += scale * torch.randn(p.shape, generator=generator)
+
+
+def unclocked(history) -> list[dict]:
+    """Log entries without what a clock says."""
+    clock = ("seconds", "per_second")
+    return [{k: v for k, v in e.items() if not any(c in k for c in clock)} for e in history]
