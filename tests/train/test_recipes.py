@@ -33,7 +33,7 @@ EXPECTED = {
     "llava_rlhf_ppo": ("ppo", "lora", {"lora"}, {"vision_tower", "connector", "language_model"}),
     "qwen2.5_vl_grpo": ("grpo", "full", {"vision_tower", "connector", "language_model"}, set()),
 }
-REWARD = {"llava_rlhf_reward": 64, "tiny_rm": 16}  # and their LoRA's rank
+REWARD = {"llava_rlhf_reward": 64, "tiny_rm": None}  # and their LoRA's rank; None: all weights
 
 
 @pytest.mark.parametrize("name", sorted(set(recipe_names()) - set(REWARD)))
@@ -58,13 +58,18 @@ def test_tiny_run_freezes_and_trains_what_it_says(name):
 
 
 @pytest.mark.parametrize("name", REWARD)
-def test_tiny_reward_model_trains_head_and_adapter_only(name):
+def test_tiny_reward_model_trains_head_and_what_the_method_says(name):
     recipe = load(name, ["progress=false", "learning_rate=1e-2"], tiny=True)
     assert recipe.stage == "reward"
     rated, _, result = run_recipe(recipe)
     assert result.steps == 3 and 0 <= result.losses("eval_accuracy")[1][-1] <= 1
     base = dict(load_vlm("tiny-sft")[0].named_parameters())
     layers = lora_layers(rated.vlm)
+    if REWARD[name] is None:
+        moved = {part_of(n) for n, w in rated.vlm.named_parameters() if not torch.equal(w, base[n])}
+        assert not layers and moved == {"connector", "language_model"}
+        assert {part_of(n) for n in rated.trained} == moved and rated.scalar_head.bias != 0
+        return
     assert {layer.r for layer in layers.values()} == {REWARD[name]}
     assert all(layer.lora_B.abs().sum() > 0 for layer in layers.values())
     for key, weight in rated.vlm.named_parameters():

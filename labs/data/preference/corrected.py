@@ -50,20 +50,20 @@ def _another(qa: QA, scene: Scene, language: str, rng: random.Random) -> str:
         return true[:at] + str(rng.randrange(10)) + true[at + 1 :]
     if re.fullmatch(r"\d+", true):
         return str(max(0, int(true) + rng.choice((-1, 1))))
-    # Half of the time what another object has: such an answer takes the right object to refute, any
-    # other only a look. All hard ones taught a reward model nothing in 500 steps.
+    # Half of the time what another object has: such an answer takes the right object to refute; of any
+    # other it is enough to see that nothing has it.
     near = rng.random() < 0.5
     colours = {say(c, language) for c in COLOURS}
     if true in colours:
         shown = {say(o.colour, language) for o in scene.objects} - {true}
-        return rng.choice(sorted(near and shown or colours - {true}))
+        return rng.choice(sorted((near and shown) or colours - {true}))
     kinds = {say(k, language) for k in KINDS}
     if true in kinds:
         asked = {say(m.kind, language) for m in mentions(qa.question)} - {true}
         return rng.choice(sorted(asked or kinds - {true}))
     places = {place(cell, language) for cell in CELLS}
     taken = {place(o.position, language) for o in scene.objects} - {true}
-    return rng.choice(sorted(near and taken or places - {true}))
+    return rng.choice(sorted((near and taken) or places - {true}))
 
 
 def spoilt_caption(scene: Scene, language: str, rng: random.Random) -> str | None:
