@@ -2150,9 +2150,9 @@ def where_the_kl_goes():
     #
     # **Or leave it away.** TRL's GRPO has beta = 0 by default and needs no reference model. With a
     # checkable reward there is little to hack, and what holds the policy is the clip range and a
-    # small number of steps. With a learnt reward, or when other tasks must survive, that is a bet:
-    # in this chapter a run on existence questions without KL wipes out captions within 300 steps,
-    # and no column of the reward shows it.
+    # small number of steps. With a learnt reward, or a penalty alone, that is a bet: in this chapter
+    # captions that are paid only for inventing nothing soon name half of what is there, or nothing,
+    # and no column of the reward shows it. Nor does a KL on one task's answers hold the others.
     #
     # **A choice.** A learnt reward: k1 in the reward, 0.02 to 0.1, with the adapter switched off as
     # the reference. A checkable one: none, or k2 in the loss at 0.001 to 0.01; log k3 either way.
