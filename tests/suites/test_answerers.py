@@ -187,7 +187,7 @@ def test_a_dual_encoder_says_what_it_cannot_do(about, images, words):
 def test_every_shipped_model_is_of_its_kind():
     assert {name: kind_of(name) for name in NAMES} == {
         "tiny-clip": "clip", "tiny-lm": "lm", "tiny-base": "vlm", "tiny-sft": "vlm",
-        "tiny-sft-clean": "vlm",
+        "tiny-sft-clean": "vlm", "tiny-ppo": "vlm", "tiny-grpo": "vlm",
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import yaml
 from labs.errors import InputError
 from labs.evaluation import wilson_ci
 from labs.models import load_clip, load_lm, load_vlm
-from labs.models.places import NAMES, ZOO
+from labs.models.places import ADAPTERS, NAMES, REWARD, ZOO
 from labs.recipes import FOLDER
 from labs.suites import evaluate
 from labs.suites.retrieval import retrieval_scores
@@ -17,7 +17,7 @@ from labs.zoo.card import read_card
 N = 200  # of the card's 2,000 questions: the first ones
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *REWARD])
 def test_card_is_complete_and_its_recipes_exist(name):
     card = read_card(name)
     for name in card.recipes:
@@ -30,6 +30,10 @@ def test_card_is_complete_and_its_recipes_exist(name):
             assert score["accuracy"] == pytest.approx(score["correct"] / score["n"])
     readme = (ZOO / card.name / "README.md").read_text()
     assert card.summary in readme
+    assert card.base == ADAPTERS.get(card.name)
+    if card.base:  # half precision, and nothing of the base
+        files = (f for f in (ZOO / card.name).rglob("*.safetensors") if f.is_file())
+        assert 0 < sum(f.stat().st_size for f in files) < 2.5 * card.adapter_parameters + 50_000
 
 
 def test_all_weights_stay_within_15_megabytes():
@@ -47,7 +51,9 @@ def agrees(measured: dict, card: dict) -> bool:
     return low <= card["accuracy"] <= high
 
 
-@pytest.mark.parametrize("name", ["tiny-base", "tiny-sft", "tiny-sft-clean"])
+@pytest.mark.parametrize(
+    "name", ["tiny-base", "tiny-sft", "tiny-sft-clean", "tiny-ppo", "tiny-grpo"]
+)
 def test_shipped_vlms_score_what_their_cards_say(name):
     model, processor = load_vlm(name)
     names = ["existence_adversarial", "count", "colour", "caption", "ocr"]
@@ -70,6 +76,12 @@ def test_tiny_clip_scores_what_its_card_says():
         assert agrees(score, read_card("tiny-clip").scores["en"][key]), (key, score)
 
 
+def test_tiny_rm_prefers_the_better_answer_more_often_than_not():
+    scores = read_card("tiny-rm").scores["en"]
+    for task in ("caption", "existence"):
+        assert scores[task]["ci"][0] > 0.5, (task, scores[task])
+
+
 def test_the_diseases_are_on_the_card_and_in_the_scores():
     """tiny-sft has lost the habit that its twin kept: the RLHF and DPO chapters mend exactly this."""
     sick, clean = read_card("tiny-sft"), read_card("tiny-sft-clean")
@@ -87,5 +99,5 @@ def test_unknown_model_names_the_zoo():
 
 
 def test_cards_are_plain_json():
-    for name in NAMES:
+    for name in (*NAMES, *REWARD):
         assert json.loads((ZOO / name / "card.json").read_text())["name"] == name
